@@ -1,0 +1,33 @@
+"""The specification to the letter; every other experiment is a change to this table.
+
+Task03_Liver; liver-positive 2-D slices; negatives clipped to zero, each slice divided by its own maximum;
+resize, rotation, flips; segmentation_models Unet("resnet34") with one input channel and one sigmoid output;
+256 × 256; mixed precision. Where the specification is silent (batch, epochs, learning rate, schedule, folds)
+the values are the usual ones of 2-D U-Net training.
+
+    make train EXP=baseline
+    make train EXP=baseline DATA=… FOLD=0 ARGS="--image-size 128 --epochs 40"    # two CPU cores
+
+Expected on one GPU with all 131 scans: hours. Results: experiments/LOG.md.
+"""
+
+from tf_liver.experiment import Experiment
+
+EXPERIMENT = Experiment(
+    name="baseline",
+    task="liver",
+    backbone="resnet34",
+    image_size=256,
+    normalisation="clip_max",
+    window_hu=(-100.0, 250.0),  # read by the normalisation "window" only
+    augmentation="flip_rotate",
+    loss="bce",
+    batch_size=16,
+    epochs=50,
+    learning_rate=1e-3,
+    schedule="plateau",
+    early_stopping=15,
+    batch_norm_momentum=0.99,
+    precision="auto",
+    folds=5,
+)

@@ -1,0 +1,156 @@
+"""What all commands share: options from a dataclass, one-line errors, exit codes, a quiet TensorFlow."""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import functools
+import io
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar, cast
+
+from argparse_dataclass import ArgumentParser
+
+from tf_liver.experiment import Experiment
+
+Options = TypeVar("Options")
+
+
+class Main(Protocol):
+    """A command's `main`: returns its exit code; without arguments it reads the command line."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """Return a dataclass field for argparse-dataclass, which shows no defaults in its help by itself."""
+    shown = f" (default: {default})" if default not in (None, False) else ""
+    return dataclasses.field(default=default, metadata={"help": help + shown, **metadata})
+
+
+def debug_option() -> Any:
+    """Return the field `debug` that every command has."""
+    return option(False, "show the traceback of an error")
+
+
+class _Parser(ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(REFUSED)
+
+
+def parse(kind: type[Options], argv: Sequence[str] | None, prog: str, about: str | None) -> Options:
+    """Return the options of a command."""
+    options, _ = _parse(kind, argv, prog, about, with_experiment=False)
+    return options
+
+
+def parse_with_experiment(
+    kind: type[Options], argv: Sequence[str] | None, prog: str, about: str | None
+) -> tuple[Options, dict[str, Any]]:
+    """Return the options of a command, and the experiment's fields that were overridden."""
+    return _parse(kind, argv, prog, about, with_experiment=True)
+
+
+def _parse(
+    kind: type[Options], argv: Sequence[str] | None, prog: str, about: str | None, with_experiment: bool
+) -> tuple[Options, dict[str, Any]]:
+    parser = _Parser(kind, prog=f"python -m tf_liver.{prog}", description=about, allow_abbrev=False)
+    fields = dataclasses.fields(Experiment) if with_experiment else ()
+    group = parser.add_argument_group("fields of the experiment, to override") if fields else parser
+    for spec in fields:
+        shape: dict[str, Any] = {"type": spec.type}
+        if spec.type == tuple[float, float]:
+            shape = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+        group.add_argument(
+            f"--{spec.name.replace('_', '-')}", default=argparse.SUPPRESS, help=spec.metadata["help"], **shape
+        )
+    # The dataclass parser would pass the experiment's fields on to the options: ask argparse itself.
+    namespace, unknown = argparse.ArgumentParser.parse_known_args(parser, argv)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+        parser.error(f"{unknown[0]}: no such option" + (f"; did you mean {close[0]}?" if close else "; see --help"))
+    given = {k: v for k, v in vars(namespace).items() if v is not dataclasses.MISSING}
+    changes = {spec.name: given.pop(spec.name) for spec in fields if spec.name in given}
+    return kind(**given), changes
+
+
+def command(main: Main) -> Main:
+    """Wrap a `main(argv=None)`: errors become one line and an exit code; `--debug` lets them through.
+
+    0 done, 1 done with failures named or an error of ours, 2 refused (bad input), 130 interrupted.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        arguments = sys.argv[1:] if argv is None else argv
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return main(argv)
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                return INTERRUPTED
+            except Exception as error:
+                if "--debug" in arguments:
+                    traceback.print_exc()
+                refused = isinstance(error, ValueError | OSError)
+                what = "" if refused or isinstance(error, ArithmeticError) else f"{type(error).__name__}: "
+                hint = "" if refused else " (--debug shows where)"
+                print(f"error: {what}{_one_line(error)}{hint}", file=sys.stderr)
+                return REFUSED if refused else FAILED
+
+    return wrapped
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print our own warnings as a line; those of libraries are for their developers."""
+    if category.__module__.startswith("tf_liver"):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def quiet_tensorflow() -> Any:
+    """Import and return TensorFlow without the log lines of its start; they are shown if it fails.
+
+    TensorFlow 2.21 writes some before TF_CPP_MIN_LOG_LEVEL is looked at, straight to file descriptor 2.
+    """
+    with _held_back_stderr():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.constant(0.0) + 1.0  # makes the devices, which is when CUDA speaks
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+@contextlib.contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Hold back what is written to file descriptor 2, and let it out on an error."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, cast(io.BufferedRandom, held).read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,9 @@
+"""Scans on disk become batches of (image, mask)."""
+
+
+class DataError(ValueError):
+    """A scan or a data folder that must not be used: the message names file, rule and what was received."""
+
+
+class DataWarning(UserWarning):
+    """Something odd in data that can be used all the same."""

@@ -1,0 +1,184 @@
+"""Cases: one scan and its label each, the Task03_Liver layout, and folds by patient."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tf_liver.data import DataError, DataWarning
+
+LABELS = {0: "background", 1: "liver", 2: "cancer"}
+FOLD_SEED = 0  # one dealing of patients into folds for everybody, whatever the seed of the training
+DEFAULT_DATA = Path("data/Task03_Liver")
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and its label map; `patient` keeps a patient's scans on one side of every split."""
+
+    case_id: str
+    image: Path
+    label: Path
+    patient: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who trains and who is held out, for one fold."""
+
+    train: tuple[Case, ...]
+    held_out: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        both = {c.patient for c in self.train} & {c.patient for c in self.held_out}
+        if both:
+            raise DataError(f"split: a patient must be on one side only. Received on both: {', '.join(sorted(both))}")
+
+    @property
+    def case_ids(self) -> dict[str, list[str]]:
+        """The split as it is written into a run folder."""
+        return {"train": [c.case_id for c in self.train], "held_out": [c.case_id for c in self.held_out]}
+
+
+def find_cases(data: Path) -> list[Case]:
+    """Return the labelled cases of a Task03_Liver folder, sorted by case_id.
+
+    `dataset.json`, when present, names the cases (an entry may carry a "patient") and its label names are
+    checked; without it imagesTr/ and labelsTr/ are matched by file name. macOS `._*` files are not scans.
+
+    Raises:
+        DataError: no such folder, no cases, or an image without label or the other way round.
+    """
+    if not data.is_dir():
+        raise DataError(
+            f"{data}: there is no such data folder. Task03_Liver of the Medical Segmentation Decathlon belongs "
+            f"there (imagesTr/, labelsTr/, dataset.json); `make demo` needs no data"
+        )
+    images, labels = _scans(data / "imagesTr"), _scans(data / "labelsTr")
+    if not images and not labels:
+        raise DataError(f"{data}: must hold imagesTr/ and labelsTr/ with .nii or .nii.gz files. Received: none")
+    patients = _read_dataset_json(data / "dataset.json")
+    for case_id in sorted(set(images) | set(labels) | set(patients)):
+        if case_id not in images:
+            raise DataError(f"{data / 'imagesTr'}: case {case_id} has no image{_listed(case_id, patients)}")
+        if case_id not in labels:
+            raise DataError(f"{data / 'labelsTr'}: case {case_id} has no label{_listed(case_id, patients)}")
+    chosen = patients or {case_id: case_id for case_id in images}
+    if left_out := sorted(set(images) - set(chosen), key=_natural):
+        warnings.warn(
+            f"{data / 'dataset.json'}: does not list {', '.join(left_out)}; left out",
+            DataWarning,
+            stacklevel=2,
+        )
+    return [Case(c, images[c], labels[c], chosen[c]) for c in sorted(chosen, key=_natural)]
+
+
+def _listed(case_id: str, patients: dict[str, str]) -> str:
+    return ", yet dataset.json lists it" if case_id in patients else ""
+
+
+def case_id_of(path: Path) -> str:
+    """Return the file name without .nii or .nii.gz."""
+    for suffix in _SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return path.stem
+
+
+def _scans(folder: Path) -> dict[str, Path]:
+    """Return case_id → file of the scans in a folder."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
+            continue
+        case_id = case_id_of(path)
+        if case_id in found:
+            raise DataError(f"{path}: case {case_id} must have one file. Received also: {found[case_id].name}")
+        found[case_id] = path
+    return found
+
+
+def _natural(case_id: str) -> tuple[object, ...]:
+    """Sort liver_2 before liver_10."""
+    parts = "".join(c if c.isdigit() else f"\0{c}\0" for c in case_id).split("\0")
+    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p)
+
+
+def _read_dataset_json(path: Path) -> dict[str, str]:
+    """Return case_id → patient of the training cases that dataset.json lists; empty without it."""
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text())
+        labels = {int(k): str(v).lower() for k, v in table.get("labels", {}).items()}
+        entries = table.get("training", [])
+        listed = [(case_id_of(Path(e["image"])), case_id_of(Path(e["label"])), e) for e in entries]
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not the dataset.json of a Decathlon task: {error!r}") from error
+    if labels and (labels.get(1) != "liver" or not set(labels) <= set(LABELS)):
+        raise DataError(f"{path}: labels must be 0 background, 1 liver, 2 cancer. Received: {labels}")
+    for image_id, label_id, _ in listed:
+        if image_id != label_id:
+            raise DataError(f"{path}: image and label of a case must have one name. Received: {image_id}, {label_id}")
+    return {case_id: str(entry.get("patient", case_id)) for case_id, _, entry in listed}
+
+
+def split_folds(cases: Sequence[Case], folds: int, seed: int) -> list[Split]:
+    """Return one split a fold: patients are shuffled with the seed and dealt out in turn.
+
+    Every case is held out in exactly one fold. With fewer patients than folds there are as many folds as
+    patients.
+
+    Raises:
+        DataError: fewer than two patients.
+    """
+    patients = sorted({case.patient for case in cases}, key=_natural)
+    if len(patients) < 2:
+        raise DataError(f"folds: a split needs at least 2 patients. Received: {len(patients)}")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    fold_of = {patients[p]: i % min(folds, len(patients)) for i, p in enumerate(order)}
+    return [
+        Split(
+            train=tuple(c for c in cases if fold_of[c.patient] != fold),
+            held_out=tuple(c for c in cases if fold_of[c.patient] == fold),
+        )
+        for fold in range(min(folds, len(patients)))
+    ]
+
+
+def choose_split(cases: Sequence[Case], folds: int, fold: int) -> Split:
+    """Return the split of one fold.
+
+    Raises:
+        DataError: there is no such fold.
+    """
+    splits = split_folds(cases, folds, FOLD_SEED)
+    if not 0 <= fold < len(splits):
+        raise DataError(f"fold: must lie in [0, {len(splits) - 1}] for {len(cases)} cases. Received: {fold}")
+    return splits[fold]
+
+
+def held_out_of(cases: Sequence[Case], case_ids: dict[str, list[str]], other_data: bool) -> list[Case]:
+    """Return the cases on which a run may be scored.
+
+    case_ids: the run's split.json. In the run's own data those are the held-out cases; in other data every case
+    but those the run was trained on.
+
+    Raises:
+        DataError: a held-out case is missing from the data, or nothing is left to score.
+    """
+    if other_data:
+        chosen = [c for c in cases if c.case_id not in case_ids["train"]]
+        if left_out := [c.case_id for c in cases if c.case_id in case_ids["train"]]:
+            warnings.warn(f"the run was trained on {', '.join(left_out)}; not scored", DataWarning, stacklevel=2)
+    else:
+        chosen = [c for c in cases if c.case_id in case_ids["held_out"]]
+        if missing := sorted(set(case_ids["held_out"]) - {c.case_id for c in chosen}, key=_natural):
+            raise DataError(f"split.json: the data must hold every held-out case. Missing: {', '.join(missing)}")
+    if not chosen:
+        raise DataError("evaluation needs a case that the run was not trained on. Received: none")
+    return chosen

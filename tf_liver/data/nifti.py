@@ -1,0 +1,221 @@
+"""NIfTI files: one volume in canonical orientation, every header check, and the exact way back.
+
+nibabel parses headers and affines. The stream is read here, because nibabel stops at the last voxel and so never
+sees a missing gzip trailer or a wrong checksum, and because it goes through float64.
+"""
+
+import gzip
+import os
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from tf_liver.data import DataError, DataWarning
+from tf_liver.data.header import MAX_EXTRA_BYTES, check_header, read_header
+from tf_liver.files import write_atomic
+
+# Grids whose corners lie within SAME_MM are the same; within CLOSE_MM they are, with a warning (rounding of the
+# affine by another tool: LiTS spacings are 0.6 mm and more); beyond it they are different grids.
+SAME_MM = 1e-3
+CLOSE_MM = 0.1
+
+# isal's own error is typed as an instance in its stubs.
+STREAM_ERRORS: Any = (EOFError, OSError, OverflowError, zlib.error, isal_zlib.IsalError)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan in canonical orientation (axes Right, Anterior, Superior).
+
+    voxels: (width, height, depth), int16 where the values allow it, otherwise float32.
+    affine: (4, 4), voxel index to mm, of the canonical grid.
+    header: the file's own header, which holds the native grid.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    header: Any
+
+    @property
+    def slices(self) -> np.ndarray:
+        """The same voxels as axial slices, (depth, height, width), not copied."""
+        return self.voxels.transpose(2, 1, 0)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along the three canonical axes."""
+        x, y, z = voxel_sizes(self.affine)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel, from the whole affine: |det| is right for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a .nii or .nii.gz scan.
+
+    int16 is kept where slope and intercept allow it exactly; everything else becomes float32. Gzip or not is
+    told by the first bytes, not by the name. The whole gzip stream is checked, its trailer included.
+
+    Raises:
+        DataError: anything wrong with the file; the message names file, rule and value.
+        FileNotFoundError: no such file.
+    """
+    with _open(path) as stream:
+        try:
+            header = read_header(stream, path)
+            check_header(header, path, os.path.getsize(path), gzipped=not isinstance(stream, _PLAIN))
+            raw = _read_voxels(stream, header, path)
+            _read_to_the_end(stream, path)
+        except STREAM_ERRORS as error:
+            raise DataError(f"{path}: damaged gzip stream: {error}") from error
+    voxels = _scaled(raw, header, path)
+    to_canonical = io_orientation(header.get_best_affine())
+    affine = header.get_best_affine() @ inv_ornt_aff(to_canonical, header.get_data_shape()[:3])
+    return Volume(apply_orientation(voxels, to_canonical), affine, header)
+
+
+def read_label(path: Path, values: tuple[int, ...] = (0, 1, 2)) -> Volume:
+    """Read a label map as uint8.
+
+    Raises:
+        DataError: as `read_volume`, or a value that is not one of `values`.
+    """
+    volume = read_volume(path)
+    found = np.unique(volume.voxels)
+    wrong = found[~np.isin(found, values)]
+    if wrong.size:
+        raise DataError(
+            f"{path}: label values must be {', '.join(map(str, values))}. "
+            f"Received: {', '.join(f'{v:g}' for v in wrong[:8])}"
+        )
+    return Volume(volume.voxels.astype(np.uint8), volume.affine, volume.header)
+
+
+def check_same_grid(image: Volume, label: Volume, label_path: Path) -> None:
+    """Raise DataError unless image and label have one shape and one affine (corners within CLOSE_MM)."""
+    if image.voxels.shape != label.voxels.shape:
+        raise DataError(
+            f"{label_path}: label and image must have one shape. "
+            f"Received: label {label.voxels.shape}, image {image.voxels.shape}"
+        )
+    apart_mm = corner_distance_mm(image.affine, label.affine, image.voxels.shape)
+    if apart_mm > CLOSE_MM:
+        raise DataError(
+            f"{label_path}: label and image must have one affine (corners within {CLOSE_MM} mm). "
+            f"Received: corners {apart_mm:.4g} mm apart"
+        )
+    if apart_mm > SAME_MM:
+        warnings.warn(
+            f"{label_path}: the corners of label and image are {apart_mm:.2g} mm apart; taken as one grid",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return the largest distance between the same corner voxel of two grids of one shape."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+    apart = apply_affine(first, corners) - apply_affine(second, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def to_native(voxels: np.ndarray, header: Any) -> np.ndarray:
+    """Return canonical (width, height, depth) voxels in the axis order and direction of the file."""
+    native = io_orientation(header.get_best_affine())
+    return apply_orientation(voxels, ornt_transform(axcodes2ornt("RAS"), native))
+
+
+def write_label_map(path: Path, voxels: np.ndarray, header: Any) -> None:
+    """Write a uint8 label map on the grid of `header`: its affine, qform, sform, codes and units are kept.
+
+    voxels: canonical (width, height, depth). The file appears whole or not at all.
+    """
+    native = to_native(voxels.astype(np.uint8), header)
+    out = header.copy()
+    out.set_data_shape(native.shape)
+    out.set_data_dtype(np.uint8)
+    out.set_slope_inter(1, 0)
+    out["cal_min"], out["cal_max"] = 0, 0
+    # affine None keeps the header's own qform and sform with their codes.
+    image = nib.Nifti1Image(native, None, out) if out.sizeof_hdr == 348 else nib.Nifti2Image(native, None, out)
+    data = image.to_bytes()
+    write_atomic(path, gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data)
+
+
+_PLAIN = type(open(os.devnull, "rb"))  # noqa: SIM115
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open for reading, through gzip if the first bytes say so."""
+    with open(path, "rb") as raw:
+        magic = raw.read(2)
+    if not magic:
+        raise DataError(f"{path}: the file is empty")
+    return igzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")
+
+
+def _read_voxels(stream: IO[bytes], header: Any, path: Path) -> np.ndarray:
+    """Return the voxels as stored, in the header's shape and type, read once into one buffer."""
+    shape = header.get_data_shape()
+    voxels = np.empty(int(np.prod(shape)), header.get_data_dtype())
+    buffer = memoryview(voxels.view(np.uint8).data)
+    got = 0
+    while got < len(buffer):
+        read = stream.readinto(buffer[got:])  # type: ignore[attr-defined]
+        if not read:
+            raise DataError(f"{path}: shorter than its header promises: {len(buffer)} bytes of voxels. Received: {got}")
+        got += read
+    if len(shape) == 4:
+        shape = shape[:3]
+    return voxels.reshape(shape, order="F")
+
+
+def _read_to_the_end(stream: IO[bytes], path: Path) -> None:
+    """Read past the last voxel, so that a gzip checks its sums; a little more than promised is only odd."""
+    extra = 0
+    try:
+        while extra <= MAX_EXTRA_BYTES:
+            chunk = stream.read(65536)
+            if not chunk:
+                break
+            extra += len(chunk)
+    except gzip.BadGzipFile as error:
+        if "CRC" in str(error) or "length" in str(error):
+            raise
+        warnings.warn(f"{path}: garbage after the gzip stream ({error}); ignored", DataWarning, stacklevel=3)
+    if extra:
+        more = "over " if extra > MAX_EXTRA_BYTES else ""
+        warnings.warn(f"{path}: {more}{extra} bytes after the last voxel; ignored", DataWarning, stacklevel=3)
+
+
+def _scaled(raw: np.ndarray, header: Any, path: Path) -> np.ndarray:
+    """Apply slope and intercept once; int16 where that is exact, otherwise float32."""
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0:  # the NIfTI-1 standard: a slope of 0 means unscaled
+        slope, inter = 1.0, 0.0
+    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+        raise DataError(f"{path}: voxels must be finite. Received: {np.count_nonzero(~np.isfinite(raw))} NaN or inf")
+    if raw.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
+        ends = [int(raw.min()) * slope + inter, int(raw.max()) * slope + inter]
+        if min(ends) >= -32768 and max(ends) <= 32767:
+            if slope == 1 and inter == 0:
+                return raw.astype(np.int16, copy=False)
+            return (raw.astype(np.int64) * int(slope) + int(inter)).astype(np.int16)
+    if slope == 1 and inter == 0:
+        return raw.astype(np.float32)
+    # Slice by slice, so that no second copy of the volume is ever held in float64.
+    out = np.empty(raw.shape, np.float32, order="F")
+    for k in range(raw.shape[2]):
+        out[..., k] = raw[..., k] * slope + inter
+    return out

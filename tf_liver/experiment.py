@@ -1,0 +1,181 @@
+"""Experiment: everything that decides what is learnt, in one flat table that is checked when it is made."""
+
+import dataclasses
+import difflib
+import json
+import math
+import runpy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+AUGMENTATIONS = ("resize", "rotate", "flip_rotate")
+LOSSES = ("bce", "dice", "bce_dice")
+NORMALISATIONS = ("clip_max", "window")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+SCHEDULES = ("constant", "plateau", "cosine")
+TASKS = ("liver",)
+
+
+class ExperimentError(ValueError):
+    """A field of an experiment that is unknown, missing or out of range."""
+
+
+def _setting(help: str, *, choices: Sequence[str] = (), low: float = -math.inf, high: float = math.inf) -> Any:
+    return field(metadata={"help": help, "choices": tuple(choices), "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The definition of one experiment; machine facts (paths, fold, seed) are options of the commands.
+
+    There are no defaults: `experiments/baseline.py` writes every field out, and a variant is
+    `replace(load("baseline"), name=…, …)`.
+
+    Raises:
+        ExperimentError: a field has another type, or a value outside its range or choices.
+    """
+
+    name: str = _setting("name of the experiment, part of its run folders' names")
+    task: str = _setting("what counts as foreground: liver = labels 1 and 2", choices=TASKS)
+    backbone: str = _setting("encoder of segmentation_models.Unet")
+    image_size: int = _setting(
+        "height and width that slices are resized to; 0 keeps the native size, padded to a multiple of 32",
+        low=0,
+        high=2048,
+    )
+    normalisation: str = _setting(
+        "clip_max: negatives to 0, each slice divided by its maximum; window: window_hu scaled to [0, 1]",
+        choices=NORMALISATIONS,
+    )
+    window_hu: tuple[float, float] = _setting("low and high end of the HU window, for window")
+    augmentation: str = _setting("policy of tf_liver/data/augment.py", choices=AUGMENTATIONS)
+    loss: str = _setting("cross-entropy, soft Dice, or their sum", choices=LOSSES)
+    batch_size: int = _setting("slices in a batch", low=1, high=65536)
+    epochs: int = _setting("passes over the training slices", low=1, high=1_000_000)
+    learning_rate: float = _setting("Adam's learning rate at the start", low=1e-12, high=100.0)
+    schedule: str = _setting(
+        "learning rate: constant; plateau: halved when validation Dice stalls; cosine: to 0 at the last step",
+        choices=SCHEDULES,
+    )
+    early_stopping: int = _setting(
+        "epochs without a better validation Dice before training stops; 0 never stops", low=0, high=1_000_000
+    )
+    batch_norm_momentum: float = _setting(
+        "how slowly batch normalisation's averages follow; 0.99 needs over 300 steps to settle",
+        low=0.0,
+        high=0.9999,
+    )
+    precision: str = _setting("auto picks by hardware", choices=PRECISIONS)
+    folds: int = _setting("folds of the cross-validation, by patient", low=2, high=1000)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+        low, high = self.window_hu
+        if not low < high:
+            raise ExperimentError(f"window_hu: low must lie below high. Received: {low:g} {high:g}")
+        if self.image_size % 32:
+            raise ExperimentError(
+                f"image_size: must be a multiple of 32, or 0 for the native size. Received: {self.image_size}"
+            )
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
+            raise ExperimentError(f"name: letters, digits, '-', '_' and '.', at least one. Received: {self.name!r}")
+
+    def to_json(self) -> str:
+        """Return the experiment as a JSON object, one field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
+    """Return the value of a field in the field's own type, or say which rule it breaks."""
+    if spec.type == tuple[float, float]:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise ExperimentError(f"{spec.name}: must be two numbers. Received: {value!r}")
+        return tuple(_checked_number(spec, float, v) for v in value)
+    if spec.type in (int, float):
+        return _checked_number(spec, spec.type, value)
+    if not isinstance(value, str):
+        raise ExperimentError(f"{spec.name}: must be a string. Received: {value!r}")
+    choices = spec.metadata["choices"]
+    if choices and value not in choices:
+        raise ExperimentError(f"{spec.name}: must be one of {', '.join(choices)}. Received: {value!r}")
+    return value
+
+
+def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
+        raise ExperimentError(f"{spec.name}: must be of type {kind.__name__}. Received: {value!r}")
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    if not math.isfinite(value) or not low <= value <= high:
+        raise ExperimentError(f"{spec.name}: must lie in [{low:g}, {high:g}]. Received: {value!r}")
+    return kind(value)
+
+
+def replace(experiment: Experiment, **changes: Any) -> Experiment:
+    """Return the experiment with some fields changed.
+
+    Raises:
+        ExperimentError: an unknown field, or a value that breaks a rule.
+    """
+    _check_names(changes)
+    return dataclasses.replace(experiment, **changes)
+
+
+def from_json(text: str, source: str) -> Experiment:
+    """Return the experiment that `to_json` wrote; `source` names the file in errors.
+
+    Raises:
+        ExperimentError: not a JSON object, or a field unknown, missing or out of range.
+    """
+    try:
+        table = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ExperimentError(f"{source}: not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise ExperimentError(f"{source}: must hold an object. Received: {type(table).__name__}")
+    try:
+        _check_names(table)
+        missing = [f.name for f in dataclasses.fields(Experiment) if f.name not in table]
+        if missing:
+            raise ExperimentError(f"missing fields: {', '.join(missing)}")
+        return Experiment(**table)
+    except ExperimentError as error:
+        raise ExperimentError(f"{source}: {error}") from error
+
+
+def _check_names(table: Mapping[str, Any]) -> None:
+    names = [f.name for f in dataclasses.fields(Experiment)]
+    for name in table:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+            raise ExperimentError(f"{name}: no such field of an experiment; {hint}")
+
+
+def experiments_folder() -> Path:
+    """Return `experiments/` of the working folder, else the one beside the package."""
+    local = Path("experiments")
+    return local if local.is_dir() else Path(__file__).parents[1] / "experiments"
+
+
+def names() -> list[str]:
+    """Return the names of all experiments, sorted."""
+    return sorted(p.stem for p in experiments_folder().glob("*.py") if not p.name.startswith("_"))
+
+
+def load(name: str) -> Experiment:
+    """Return the experiment that `experiments/<name>.py`, or the file `name` if it ends in .py, defines.
+
+    Raises:
+        ExperimentError: no such experiment (the message lists the names there are), or a file
+            without `EXPERIMENT = Experiment(…)`.
+    """
+    path = Path(name) if name.endswith(".py") else experiments_folder() / f"{name}.py"
+    if not path.is_file():
+        raise ExperimentError(f"experiment: there is no {name!r}; there are: {', '.join(names())}")
+    experiment = runpy.run_path(str(path)).get("EXPERIMENT")
+    if not isinstance(experiment, Experiment):
+        raise ExperimentError(f"{path}: must define EXPERIMENT = Experiment(…). Received: {experiment!r}")
+    return experiment

@@ -1,0 +1,51 @@
+"""Mixed precision: which policy this machine's hardware speaks, and on what device."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+# What the kernel calls the instructions that multiply bfloat16 in hardware.
+_CPU_BFLOAT16 = {"amx_bf16", "avx512_bf16"}
+
+
+def choose_policy(precision: str) -> str:
+    """Return the Keras policy for an experiment's `precision`.
+
+    auto: bfloat16 on GPUs of compute capability 8 or more and on CPUs with AMX or AVX512-BF16; float16 (with
+    loss scaling, which Keras adds) on capability 7; otherwise float32. With several GPUs the weakest decides.
+    """
+    if precision != "auto":
+        return precision
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "mixed_bfloat16" if cpu_flags() & _CPU_BFLOAT16 else "float32"
+    major = min(_capability(gpu)[0] for gpu in gpus)
+    if major >= 8:
+        return "mixed_bfloat16"
+    return "mixed_float16" if major == 7 else "float32"
+
+
+def cpu_flags() -> set[str]:
+    """Return the CPU's feature flags; empty where Linux's /proc/cpuinfo is not to be had."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return set()
+    for line in path.read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def device_line() -> str:
+    """Return one line that says what will do the work."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU: no GPU visible to TensorFlow"
+    return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
+
+
+def _capability(gpu: Any) -> tuple[int, int]:
+    """Return a GPU's compute capability; (0, 0) where TensorFlow does not know it."""
+    details = tf.config.experimental.get_device_details(gpu)
+    return details.get("compute_capability", (0, 0))

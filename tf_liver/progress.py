@@ -1,0 +1,18 @@
+"""Progress on the terminal: a bar where somebody looks, plain lines where nobody does."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield the items under a progress bar; in a file or pipe, one line says what goes on."""
+    if not sys.stderr.isatty():
+        print(f"{what}: {total}", flush=True)
+        yield from items
+        return
+    yield from tqdm(items, what, total, leave=False)

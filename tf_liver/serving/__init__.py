@@ -1,0 +1,1 @@
+"""The SavedModel: raw HU slices in, probabilities out."""

@@ -1,0 +1,84 @@
+"""Train an experiment on one fold of a Task03_Liver folder, into a new run folder."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tf_liver.command import DONE, command, debug_option, option, parse_with_experiment, quiet_tensorflow
+from tf_liver.data.cases import DEFAULT_DATA, choose_split, find_cases
+from tf_liver.experiment import load, replace
+from tf_liver.runs import RUNS, Run
+
+
+@dataclass
+class TrainOptions:
+    """Machine facts; what is learnt is decided by the experiment."""
+
+    experiment: str = option("baseline", "name of a file in experiments/, or a path to one")
+    data: Path = option(DEFAULT_DATA, "Task03_Liver folder: imagesTr/, labelsTr/, dataset.json")
+    fold: int = option(0, "which fold's cases are held out")
+    seed: int = option(0, "seed of weights, order and augmentation; the folds do not depend on it")
+    workers: int = option(os.cpu_count() or 1, "threads that decode and augment")
+    runs: Path = option(RUNS, "where the run folder is made")
+    debug: bool = debug_option()
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Walk from the experiment to a trained run folder."""
+    options, changes = parse_with_experiment(TrainOptions, argv, "train", __doc__)
+    experiment = replace(load(options.experiment), **changes)
+    split = choose_split(find_cases(options.data), experiment.folds, options.fold)
+
+    tf = quiet_tensorflow()
+    from tf_liver.callbacks import Checkpoints, TimedModel, all_callbacks
+    from tf_liver.data.pipeline import index_slices, steps_per_epoch, training_batches, validation_batches
+    from tf_liver.model.precision import choose_policy, device_line
+    from tf_liver.model.unet import build_network, compile_network
+
+    device, policy = device_line(), choose_policy(experiment.precision)
+    print(f"training {experiment.name} on {device}; precision {policy}", flush=True)
+
+    tf.keras.utils.set_random_seed(options.seed)
+    train, held_out = (index_slices(cases, options.workers) for cases in (split.train, split.held_out))
+    training = training_batches(train, experiment, options.seed, options.workers)
+    validation = validation_batches(held_out, experiment, options.workers)
+
+    network = build_network(experiment)
+    model = TimedModel(network.input, network.output)
+    steps = steps_per_epoch(train, experiment.batch_size)
+    compile_network(model, experiment, steps)
+
+    facts = {"data": str(options.data.resolve()), "fold": options.fold, "seed": options.seed}
+    facts |= {"workers": options.workers, "device": device, "policy": policy}
+    run = Run.create(options.runs, experiment, facts, split.case_ids)
+    print(f"run folder {run.path}: {len(train)} slices of {len(split.train)} cases train, ", end="")
+    print(f"{len(held_out)} of {len(split.held_out)} held out", flush=True)
+
+    start = time.perf_counter()
+    checkpoints = Checkpoints(run)
+    try:
+        model.fit(
+            training,
+            epochs=experiment.epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=all_callbacks(run, experiment, checkpoints, len(train), validation),
+            verbose=0,
+        )
+    except KeyboardInterrupt:
+        checkpoints.save("last")
+        print(f"interrupted; the last weights are in {run.checkpoint('last')}", file=sys.stderr)
+        raise
+    minutes = (time.perf_counter() - start) / 60
+    print(
+        f"{run.path}: best validation Dice {checkpoints.best:.4f} at epoch {checkpoints.best_epoch}, {minutes:.1f} min"
+    )
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A whole scan becomes a label map, and how good it is."""
