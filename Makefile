@@ -8,6 +8,9 @@ DATA ?= data/Task03_Liver
 FOLD ?= 0
 ARGS ?=
 
+# Tests on real scans run where they are found, and say why they are skipped elsewhere.
+export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo phantoms train evaluate predict export test test-slow lint format clean
 

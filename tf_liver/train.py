@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     tf = quiet_tensorflow()
     from tf_liver.callbacks import Checkpoints, TimedModel, all_callbacks
-    from tf_liver.data.pipeline import index_slices, steps_per_epoch, training_batches, validation_batches
+    from tf_liver.data.pipeline import data_error, index_slices, steps_per_epoch, training_batches, validation_batches
     from tf_liver.model.precision import choose_policy, device_line
     from tf_liver.model.unet import build_network, compile_network
 
@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoints.save("last")
         print(f"interrupted; the last weights are in {run.checkpoint('last')}", file=sys.stderr)
         raise
+    except tf.errors.OpError as error:
+        raise data_error(error) from error
     minutes = (time.perf_counter() - start) / 60
     print(
         f"{run.path}: best validation Dice {checkpoints.best:.4f} at epoch {checkpoints.best_epoch}, {minutes:.1f} min"

@@ -1,5 +1,6 @@
 """Augmentation policies, written in albumentations; the only file that imports it."""
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -58,7 +59,9 @@ class Augmenter:
         """
         if not hasattr(self._local, "compose"):
             self._local.compose = self._build()
-        self._local.compose.set_random_seed(seed)
+        # Not set_random_seed: albumentations 2.0.8 would give every transform the same seed, so that both
+        # flips and the rotation would always happen together or not at all.
+        self._local.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         sample = self._local.compose(image=image, mask=mask)
         return sample["image"], sample["mask"]
 

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +16,7 @@ MAX_EXTRA_BYTES = 1 << 20
 MAX_VOX_OFFSET = 1 << 26
 
 
-def read_header(stream: IO[bytes], path: Path) -> Any:
+def read_header(stream: io.RawIOBase, path: Path) -> Any:
     """Read a NIfTI-1 or NIfTI-2 header and its extensions, and leave the stream at the first voxel.
 
     Returns nibabel's header object, neither repaired nor checked.
@@ -24,13 +24,13 @@ def read_header(stream: IO[bytes], path: Path) -> Any:
     Raises:
         DataError: not a single-file NIfTI, or extensions and voxel offset that contradict each other.
     """
-    block = stream.read(348)
+    block = stream.read(348) or b""
     size = block[:4]
     if size in (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c"):
         kind = nib.Nifti1Header
     elif size in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
         kind = nib.Nifti2Header
-        block += stream.read(540 - 348)
+        block += stream.read(540 - 348) or b""
     else:
         raise DataError(f"{path}: not a NIfTI file. Received: first bytes {block[:16]!r}")
     if len(block) < kind.sizeof_hdr:
@@ -43,13 +43,13 @@ def read_header(stream: IO[bytes], path: Path) -> Any:
     return header
 
 
-def _skip_extensions(stream: IO[bytes], header: Any, path: Path) -> None:
+def _skip_extensions(stream: io.RawIOBase, header: Any, path: Path) -> None:
     """Move to vox_offset; refuse one that lies in the header or inside an extension."""
     raw_offset = float(header["vox_offset"])
     start = header.sizeof_hdr + 4
     if not start <= raw_offset <= MAX_VOX_OFFSET or raw_offset != int(raw_offset):
         raise DataError(f"{path}: vox_offset must lie in [{start}, {MAX_VOX_OFFSET}]. Received: {raw_offset:g}")
-    between = stream.read(int(raw_offset) - header.sizeof_hdr)
+    between = stream.read(int(raw_offset) - header.sizeof_hdr) or b""
     if len(between) < raw_offset - header.sizeof_hdr:
         raise DataError(f"{path}: ends before vox_offset {raw_offset:g}")
     at = 4

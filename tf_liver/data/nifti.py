@@ -5,20 +5,21 @@ sees a missing gzip trailer or a wrong checksum, and because it goes through flo
 """
 
 import gzip
+import io
 import os
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from tf_liver.data import DataError, DataWarning
+from tf_liver.data.gunzip import MAGIC, GunzipReader
 from tf_liver.data.header import MAX_EXTRA_BYTES, check_header, read_header
 from tf_liver.files import write_atomic
 
@@ -28,7 +29,7 @@ SAME_MM = 1e-3
 CLOSE_MM = 0.1
 
 # isal's own error is typed as an instance in its stubs.
-STREAM_ERRORS: Any = (EOFError, OSError, OverflowError, zlib.error, isal_zlib.IsalError)
+STREAM_ERRORS: Any = (EOFError, isal_zlib.IsalError)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_volume(path: Path) -> Volume:
     with _open(path) as stream:
         try:
             header = read_header(stream, path)
-            check_header(header, path, os.path.getsize(path), gzipped=not isinstance(stream, _PLAIN))
+            check_header(header, path, os.path.getsize(path), gzipped=isinstance(stream, GunzipReader))
             raw = _read_voxels(stream, header, path)
             _read_to_the_end(stream, path)
         except STREAM_ERRORS as error:
@@ -153,50 +154,38 @@ def write_label_map(path: Path, voxels: np.ndarray, header: Any) -> None:
     write_atomic(path, gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data)
 
 
-_PLAIN = type(open(os.devnull, "rb"))  # noqa: SIM115
-
-
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> io.RawIOBase:
     """Open for reading, through gzip if the first bytes say so."""
     with open(path, "rb") as raw:
         magic = raw.read(2)
     if not magic:
         raise DataError(f"{path}: the file is empty")
-    return igzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb")
+    return GunzipReader(path) if magic == MAGIC else open(path, "rb", buffering=0)
 
 
-def _read_voxels(stream: IO[bytes], header: Any, path: Path) -> np.ndarray:
+def _read_voxels(stream: Any, header: Any, path: Path) -> np.ndarray:
     """Return the voxels as stored, in the header's shape and type, read once into one buffer."""
-    shape = header.get_data_shape()
-    voxels = np.empty(int(np.prod(shape)), header.get_data_dtype())
+    voxels = np.empty(int(np.prod(header.get_data_shape())), header.get_data_dtype())
     buffer = memoryview(voxels.view(np.uint8).data)
     got = 0
     while got < len(buffer):
-        read = stream.readinto(buffer[got:])  # type: ignore[attr-defined]
+        read = stream.readinto(buffer[got:])
         if not read:
             raise DataError(f"{path}: shorter than its header promises: {len(buffer)} bytes of voxels. Received: {got}")
         got += read
-    if len(shape) == 4:
-        shape = shape[:3]
-    return voxels.reshape(shape, order="F")
+    return voxels.reshape(header.get_data_shape(), order="F")
 
 
-def _read_to_the_end(stream: IO[bytes], path: Path) -> None:
+def _read_to_the_end(stream: Any, path: Path) -> None:
     """Read past the last voxel, so that a gzip checks its sums; a little more than promised is only odd."""
     extra = 0
-    try:
-        while extra <= MAX_EXTRA_BYTES:
-            chunk = stream.read(65536)
-            if not chunk:
-                break
-            extra += len(chunk)
-    except gzip.BadGzipFile as error:
-        if "CRC" in str(error) or "length" in str(error):
-            raise
-        warnings.warn(f"{path}: garbage after the gzip stream ({error}); ignored", DataWarning, stacklevel=3)
+    while extra <= MAX_EXTRA_BYTES and (chunk := stream.read(65536)):
+        extra += len(chunk)
     if extra:
         more = "over " if extra > MAX_EXTRA_BYTES else ""
         warnings.warn(f"{path}: {more}{extra} bytes after the last voxel; ignored", DataWarning, stacklevel=3)
+    if getattr(stream, "garbage", 0):
+        warnings.warn(f"{path}: garbage after the gzip stream; ignored", DataWarning, stacklevel=3)
 
 
 def _scaled(raw: np.ndarray, header: Any, path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ samples are the same whatever the number of workers.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,12 @@ def validation_batches(index: SliceIndex, experiment: Experiment, workers: int) 
     batches = _batches(slices, Augmenter("resize", experiment.image_size), experiment, workers)
     total = steps_per_epoch(index, experiment.batch_size)
     return batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(2)
+
+
+def data_error(error: Exception) -> Exception:
+    """Return the DataError that a generator raised inside tf.data, which wraps it and adds its traceback."""
+    found = re.search("DataError: (.+)", str(error))
+    return DataError(found[1]) if found else error
 
 
 def _slices(index: SliceIndex, experiment: Experiment, seed: int, epoch: tf.Tensor, shuffle: bool) -> tf.data.Dataset:

@@ -1,0 +1,68 @@
+"""Small scans for the tests, a small trained run, and the way to real scans."""
+
+import os
+from pathlib import Path
+
+import nibabel as nib  # isort: split
+
+import numpy as np
+import pytest
+
+import tf_liver  # noqa: F401  sets the framework switches before anything imports TensorFlow
+from tf_liver.data.phantom import write_phantoms
+from tf_liver.experiment import Experiment, load, replace
+
+TINY = [
+    *("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--precision", "float32"),
+    *("--backbone", "resnet18", "--batch-norm-momentum", "0.8", "--workers", "2"),
+]
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Task03_Liver folder of four small phantoms, each in another orientation."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    assert len(list(write_phantoms(folder, cases=4, seed=7, size=48))) == 4
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Experiment:
+    """An experiment small enough for a test."""
+    changes = {"image_size": 32, "batch_size": 8, "epochs": 2, "precision": "float32", "batch_norm_momentum": 0.8}
+    return replace(load("window"), name="tiny", backbone="resnet18", **changes)
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: two epochs of the demo on the phantoms."""
+    from tf_liver.train import main
+
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["--experiment", "demo", "--data", str(phantoms), "--runs", str(runs), *TINY]) == 0
+    return next(runs.iterdir())
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real CT scans."""
+    folder = os.environ.get("TF_LIVER_REAL_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("TF_LIVER_REAL_DATA names no folder of real CT scans")
+    return Path(folder)
+
+
+def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None, slope: float = 1, inter: float = 0):
+    """Write voxels as they are, with a header that says slope and intercept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine)
+    image.header.set_data_dtype(voxels.dtype)
+    data = bytearray(image.to_bytes())
+    data[112:120] = np.array([slope, inter], "<f4").tobytes()
+    if path.name.endswith(".gz"):
+        import gzip
+
+        path.write_bytes(gzip.compress(bytes(data), 1))
+    else:
+        path.write_bytes(data)
+    return path

@@ -1,0 +1,68 @@
+import dataclasses
+
+import pytest
+
+from tf_liver import experiment
+from tf_liver.experiment import ExperimentError, from_json, load, replace
+
+
+def test_baseline_is_the_specification():
+    baseline = load("baseline")
+    assert (baseline.backbone, baseline.image_size, baseline.normalisation) == ("resnet34", 256, "clip_max")
+    assert (baseline.augmentation, baseline.precision, baseline.task) == ("flip_rotate", "auto", "liver")
+
+
+def test_window_differs_in_normalisation_and_loss_only():
+    baseline, window = dataclasses.asdict(load("baseline")), dataclasses.asdict(load("window"))
+    assert {k for k in baseline if baseline[k] != window[k]} == {"name", "normalisation", "loss"}
+
+
+@pytest.mark.parametrize("name", experiment.names())
+def test_every_experiment_survives_json_and_is_built(name):
+    from tf_liver.model.unet import build_network, compile_network
+
+    chosen = load(name)
+    assert chosen.name == name
+    assert from_json(chosen.to_json(), "here") == chosen
+    network = build_network(chosen)
+    compile_network(network, chosen, steps_per_epoch=10)
+    assert network.output_shape == (None, None, None, 1)
+    assert network.output.dtype == "float32"
+
+
+def test_unknown_experiment_lists_the_names():
+    with pytest.raises(ExperimentError, match=r"no 'basline'; there are: baseline, .*demo.*window"):
+        load("basline")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 3}, "did you mean epochs"),
+        ({"epochs": 0}, r"epochs: must lie in \[1, .* Received: 0"),
+        ({"epochs": 2.5}, "epochs: must be of type int. Received: 2.5"),
+        ({"batch_size": True}, "batch_size: must be of type int. Received: True"),
+        ({"learning_rate": float("nan")}, "learning_rate: must lie in"),
+        ({"image_size": 100}, "image_size: must be a multiple of 32"),
+        ({"window_hu": (200, -100)}, "window_hu: low must lie below high"),
+        ({"window_hu": (1, 2, 3)}, "window_hu: must be two numbers"),
+        ({"loss": "mse"}, "loss: must be one of bce, dice, bce_dice. Received: 'mse'"),
+        ({"backbone": 34}, "backbone: must be a string"),
+        ({"name": "../x"}, "name: letters"),
+    ],
+)
+def test_bad_fields_are_named(changes, message):
+    with pytest.raises(ExperimentError, match=message):
+        replace(load("baseline"), **changes)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"colour": 1}'])
+def test_bad_json_names_its_file(text):
+    with pytest.raises(ExperimentError, match=r"^run/experiment\.json: "):
+        from_json(text, "run/experiment.json")
+
+
+def test_a_file_without_experiment_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("EXPERIMENT = 3\n")
+    with pytest.raises(ExperimentError, match="must define EXPERIMENT"):
+        load(str(tmp_path / "mine.py"))

@@ -1,0 +1,152 @@
+"""Training end to end on phantoms, and on real scans where there are some."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+
+from tf_liver import callbacks, evaluate, export, predict, train
+from tf_liver.runs import Run
+
+
+def log(run):
+    with open(run / "log.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def newest(runs):
+    return Run.latest(runs).path
+
+
+def test_a_run_folder_can_be_repeated_from_its_own_files(trained, phantoms):
+    run = Run.open(trained)
+    assert (run.experiment.name, run.experiment.epochs, run.experiment.image_size) == ("demo", 2, 32)
+    facts = run.read_json("run.json")
+    assert facts["data"] == str(phantoms)
+    assert facts["policy"] == "float32"
+    assert facts["device"] == "CPU: no GPU visible to TensorFlow"
+    assert {"tensorflow", "segmentation-models", "numpy"} <= set(facts["versions"])
+    split = run.read_json("split.json")
+    assert len(split["train"]) == 3
+    assert len(split["held_out"]) == 1
+    rows = log(trained)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"loss", "val_dice", "val_mean_iou", "val_pixel_accuracy", "slices_per_s", "input_wait"} <= set(rows[0])
+    assert all(0 <= float(row["input_wait"]) < 1 for row in rows)
+    assert list((trained / "tensorboard").rglob("*tfevents*"))
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.weights.h5", "last.weights.h5"]
+
+
+def test_one_seed_one_curve_another_seed_another(trained, phantoms, tmp_path):
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]
+    for seed in ("0", "1"):
+        assert train.main([*argv, "--seed", seed]) == 0
+        same = [row["loss"] for row in log(newest(tmp_path))] == [row["loss"] for row in log(trained)]
+        assert same == (seed == "0")
+
+
+def test_evaluation_repeats_itself_and_says_what_it_did(trained, capsys, tmp_path):
+    summaries = []
+    for output in ("a", "b"):
+        assert evaluate.main(["--runs", str(trained.parent), "--output", str(tmp_path / output)]) == 0
+        summaries.append(json.loads((tmp_path / output / "summary.json").read_text()))
+    out = capsys.readouterr().out
+    assert f"evaluating {trained}, best checkpoint, on 1 cases" in out
+    assert summaries[0] == summaries[1]
+    assert 0 <= summaries[0]["dice"]["mean"] <= 1
+    with open(tmp_path / "a" / "metrics.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert [row["case_id"]] == Run.open(trained).read_json("split.json")["held_out"]
+    assert float(row["dice"]) == summaries[0]["dice"]["mean"]
+    assert (tmp_path / "a" / "overlay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_equals_predict_and_the_reference(trained, phantoms, tmp_path):
+    """The score again, from the label map that predict writes, in the scan's own storage order."""
+    import nibabel as nib
+
+    (held_out,) = Run.open(trained).read_json("split.json")["held_out"]
+    scan = phantoms / "imagesTr" / f"{held_out}.nii.gz"
+    assert predict.main([str(scan), "-o", str(tmp_path), "--run", str(trained)]) == 0
+    assert evaluate.main([str(trained), "--output", str(tmp_path / "e")]) == 0
+    prediction = np.asarray(nib.load(tmp_path / scan.name).dataobj) > 0
+    reference = np.asarray(nib.load(phantoms / "labelsTr" / scan.name).dataobj) > 0
+    by_hand = 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum())
+    assert json.loads((tmp_path / "e" / "summary.json").read_text())["dice"]["mean"] == pytest.approx(by_hand)
+
+
+def test_other_data_leaves_out_the_training_cases(trained, phantoms, capsys, tmp_path):
+    assert evaluate.main([str(trained), "--data", str(phantoms), "--output", str(tmp_path)]) == 0
+    assert "not scored" in capsys.readouterr().err
+    assert json.loads((tmp_path / "summary.json").read_text())["cases"] == 1
+
+
+def test_export_command(trained, tmp_path, capsys):
+    assert export.main([str(trained), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "tf_liver" / "1" / "saved_model.pb").is_file()
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoints(phantoms, tmp_path, capsys, monkeypatch):
+    """A learning rate beyond all reason, after one epoch that was good."""
+
+    class Poison(tf.keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.get_layer("logits").bias.assign([np.nan])
+
+    honest = callbacks.all_callbacks
+    monkeypatch.setattr(callbacks, "all_callbacks", lambda *args: [*honest(*args), Poison()])
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY, "--epochs", "3"]
+    assert train.main(argv) == 1
+    assert "loss must be finite. Received: nan" in capsys.readouterr().err
+    assert len(log(newest(tmp_path))) == 1
+    assert evaluate.main([str(newest(tmp_path))]) == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_last_weights_and_exits_130(phantoms, tmp_path):
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY, "--epochs", "500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tf_liver.train", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch   2/500"):
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted; the last weights are in" in err
+    assert "Traceback" not in err
+    run = newest(tmp_path)
+    assert not list((run / "checkpoints").glob(".*"))
+    assert evaluate.main([str(run), "--checkpoint", "last"]) == 0
+
+
+@pytest.mark.slow
+def test_the_road_on_real_scans(real_data, tmp_path, capsys):
+    """Train on real CT, evaluate, export and segment a scan of another size; no score is asked for here."""
+    data = tmp_path / "data"
+    for kind in ("imagesTr", "labelsTr"):
+        (data / kind).mkdir(parents=True)
+        for case in ("liver_0", "liver_1"):
+            shutil.copy(real_data / "Task03_Liver" / kind / f"{case}.nii.gz", data / kind)
+    runs = tmp_path / "runs"
+    assert train.main(["--experiment", "window", "--data", str(data), "--runs", str(runs), *TINY]) == 0
+    assert evaluate.main(["--runs", str(runs)]) == 0
+    assert export.main(["--runs", str(runs), "--output", str(tmp_path / "export")]) == 0
+    scan = real_data / "other" / "totalseg_example_ct_image.nii.gz"
+    assert predict.main([str(scan), "-o", str(tmp_path / "out"), "--runs", str(runs)]) == 0
+    import nibabel as nib
+
+    assert nib.load(tmp_path / "out" / scan.name).shape == (122, 101, 112)
+    assert os.listdir(tmp_path / "out") == [scan.name]
