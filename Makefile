@@ -12,7 +12,7 @@ ARGS ?=
 export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo phantoms train evaluate predict export test test-slow lint format clean
+.PHONY: help demo phantoms data verify prepare train evaluate predict export test test-slow bench bench-peers lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,12 +26,21 @@ $(VENV)/.filled: pyproject.toml constraints.txt
 
 demo: $(VENV)/.filled  ## synthetic scans, train, evaluate, export: minutes on two CPU cores, no data needed
 	$(RUN) tf_liver.phantoms --output demo/data
-	$(RUN) tf_liver.train --experiment demo --data demo/data --runs demo/runs $(ARGS)
+	$(RUN) tf_liver.train --experiment demo --data demo/data --runs demo/runs --prepared demo/prepared $(ARGS)
 	$(RUN) tf_liver.evaluate --runs demo/runs
 	$(RUN) tf_liver.export --runs demo/runs --output demo/export
 
 phantoms: $(VENV)/.filled  ## write synthetic scans to data/phantoms
 	$(RUN) tf_liver.phantoms $(ARGS)
+
+data: $(VENV)/.filled  ## fetch, check and unpack Task03_Liver (28.9 GB) to DATA
+	$(RUN) tf_liver.download --output $(DATA) $(ARGS)
+
+verify: $(VENV)/.filled  ## say what is wrong or odd with the scans in DATA
+	$(RUN) tf_liver.verify $(DATA) $(ARGS)
+
+prepare: $(VENV)/.filled  ## decode DATA once, into slices that training reads fast (train does it when needed)
+	$(RUN) tf_liver.prepare $(DATA) $(ARGS)
 
 train: $(VENV)/.filled  ## train EXP=baseline on DATA=data/Task03_Liver, FOLD=0; ARGS="--epochs 2" overrides fields
 	$(RUN) tf_liver.train --experiment $(EXP) --data $(DATA) --fold $(FOLD) $(ARGS)
@@ -50,6 +59,13 @@ test: $(VENV)/.filled  ## the fast test suite
 
 test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 	$(RUN) pytest -q -m slow $(ARGS)
+
+bench: $(VENV)/.filled  ## the benchmarks; beside peers where make bench-peers was run
+	$(VENV)/bin/python benchmarks/bench_pipeline.py $(ARGS)
+
+bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI and PyTorch, for the benchmarks only
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 
 lint: $(VENV)/.filled  ## ruff check, ruff format --check, mypy
 	$(RUN) ruff check .

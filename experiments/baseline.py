@@ -20,6 +20,7 @@ EXPERIMENT = Experiment(
     image_size=256,
     normalisation="clip_max",
     window_hu=(-100.0, 250.0),  # read by the normalisation "window" only
+    negative_ratio=0.0,
     augmentation="flip_rotate",
     loss="bce",
     batch_size=16,

@@ -14,6 +14,7 @@ from tf_liver.experiment import Experiment, load, replace
 
 TINY = [
     *("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--precision", "float32"),
+    "--no-store",
     *("--backbone", "resnet18", "--batch-norm-momentum", "0.8", "--workers", "2"),
 ]
 

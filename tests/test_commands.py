@@ -13,7 +13,7 @@ from conftest import TINY, write_nifti
 from tf_liver import evaluate, export, predict, train
 from tf_liver import phantoms as phantoms_command
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "phantoms": phantoms_command}
+COMMANDS = ("train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download")
 
 
 def run(capsys, module, *argv):

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tf_liver"
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "evaluate", "predict", "export", "phantoms"}
+COMMANDS = {"train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download"}
 # A room may import those of its own rank or below; runs, files, command and progress are everybody's ground floor.
 RANK = {"experiment": 0, "data": 1, "model": 2, "volume": 3, "serving": 3, "callbacks": 4}
 
@@ -49,7 +49,18 @@ def test_only_augment_imports_albumentations():
 @pytest.mark.parametrize(
     "module",
     [
-        *("experiment", "runs", "data.cases", "data.nifti", "data.phantom", "volume.scores"),
+        *(
+            "experiment",
+            "runs",
+            "data.cases",
+            "data.nifti",
+            "data.phantom",
+            "data.build",
+            "data.store",
+            "data.verification",
+            "data.fetch",
+            "volume.scores",
+        ),
         *sorted(COMMANDS),
     ],
 )

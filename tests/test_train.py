@@ -46,6 +46,19 @@ def test_a_run_folder_can_be_repeated_from_its_own_files(trained, phantoms):
     assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.weights.h5", "last.weights.h5"]
 
 
+def test_training_from_the_store_prepares_it_and_says_so(trained, phantoms, tmp_path, capsys):
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY, "--epochs", "1"]
+    argv = [a for a in argv if a != "--no-store"] + ["--prepared", str(tmp_path / "prepared")]
+    assert train.main(argv) == 0
+    assert "preparing 4 cases into" in capsys.readouterr().out
+    assert train.main(argv) == 0
+    assert "preparing 4 cases" not in capsys.readouterr().out
+    runs = sorted(tmp_path.glob("demo-*"))
+    # The same samples in another order than when streaming: the first losses are close, not equal.
+    assert [row["loss"] for row in log(runs[0])] == [row["loss"] for row in log(runs[1])]
+    assert float(log(runs[0])[0]["loss"]) == pytest.approx(float(log(trained)[0]["loss"]), rel=0.5)
+
+
 def test_one_seed_one_curve_another_seed_another(trained, phantoms, tmp_path):
     argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]
     for seed in ("0", "1"):

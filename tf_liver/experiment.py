@@ -50,6 +50,9 @@ class Experiment:
         choices=NORMALISATIONS,
     )
     window_hu: tuple[float, float] = _setting("low and high end of the HU window, for window")
+    negative_ratio: float = _setting(
+        "liver-free slices that train for each liver slice; 0 trains on liver slices only", low=0.0, high=1000.0
+    )
     augmentation: str = _setting("policy of tf_liver/data/augment.py", choices=AUGMENTATIONS)
     loss: str = _setting("cross-entropy, soft Dice, or their sum", choices=LOSSES)
     batch_size: int = _setting("slices in a batch", low=1, high=65536)

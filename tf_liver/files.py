@@ -8,8 +8,10 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Give a hidden path beside `path` to write to; on success it is fsynced and renamed, else removed.
+
+    sync: False leaves the fsync to the caller, for many files that are forced to disk together.
 
     The hidden name keeps the suffixes, by which writers such as Keras choose a format.
     """
@@ -18,12 +20,16 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        fsync(Path(name))
+        if sync:
+            fsync(Path(name))
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-        fsync(path.parent)
-    except BaseException:
+        if sync:
+            fsync(path.parent)
+    except BaseException as error:
         os.unlink(name)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # "No space left on device" does not say for what
         raise
 
 

@@ -6,10 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tf_liver.command import DONE, command, debug_option, option, parse_with_experiment, quiet_tensorflow
-from tf_liver.data.cases import DEFAULT_DATA, choose_split, find_cases
-from tf_liver.experiment import load, replace
+from tf_liver.data.build import PREPARED, default_folder, prepare
+from tf_liver.data.cases import DEFAULT_DATA, Split, choose_split, find_cases
+from tf_liver.data.index import SliceIndex, index_labels
+from tf_liver.data.store import SliceStore
+from tf_liver.experiment import Experiment, load, replace
 from tf_liver.runs import RUNS, Run
 
 
@@ -23,6 +27,8 @@ class TrainOptions:
     seed: int = option(0, "seed of weights, order and augmentation; the folds do not depend on it")
     workers: int = option(os.cpu_count() or 1, "threads that decode and augment")
     runs: Path = option(RUNS, "where the run folder is made")
+    store: bool = option(True, "stream from the scans instead of preparing their slices once", args=["--no-store"])
+    prepared: Path = option(PREPARED, "folder under which prepared slices are kept")
     debug: bool = debug_option()
 
 
@@ -35,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     tf = quiet_tensorflow()
     from tf_liver.callbacks import Checkpoints, TimedModel, all_callbacks
-    from tf_liver.data.pipeline import data_error, index_slices, steps_per_epoch, training_batches, validation_batches
+    from tf_liver.data.index import epoch_length, steps_per_epoch
+    from tf_liver.data.pipeline import data_error
     from tf_liver.model.precision import choose_policy, device_line
     from tf_liver.model.unet import build_network, compile_network
 
@@ -43,20 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"training {experiment.name} on {device}; precision {policy}", flush=True)
 
     tf.keras.utils.set_random_seed(options.seed)
-    train, held_out = (index_slices(cases, options.workers) for cases in (split.train, split.held_out))
-    training = training_batches(train, experiment, options.seed, options.workers)
-    validation = validation_batches(held_out, experiment, options.workers)
+    training, validation, train, held_out = _batches(options, experiment, split)
 
     network = build_network(experiment)
     model = TimedModel(network.input, network.output)
-    steps = steps_per_epoch(train, experiment.batch_size)
+    steps = steps_per_epoch(train, experiment.negative_ratio, experiment.batch_size)
     compile_network(model, experiment, steps)
 
     facts = {"data": str(options.data.resolve()), "fold": options.fold, "seed": options.seed}
     facts |= {"workers": options.workers, "device": device, "policy": policy}
     run = Run.create(options.runs, experiment, facts, split.case_ids)
-    print(f"run folder {run.path}: {len(train)} slices of {len(split.train)} cases train, ", end="")
-    print(f"{len(held_out)} of {len(split.held_out)} held out", flush=True)
+    slices = epoch_length(train, experiment.negative_ratio)
+    print(f"run folder {run.path}: {slices} slices of {len(split.train)} cases train, ", end="")
+    print(f"{epoch_length(held_out, 0.0)} of {len(split.held_out)} held out", flush=True)
 
     start = time.perf_counter()
     checkpoints = Checkpoints(run)
@@ -66,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             epochs=experiment.epochs,
             steps_per_epoch=steps,
             validation_data=validation,
-            callbacks=all_callbacks(run, experiment, checkpoints, len(train), validation),
+            callbacks=all_callbacks(run, experiment, checkpoints, slices, validation),
             verbose=0,
         )
     except KeyboardInterrupt:
@@ -80,6 +86,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{run.path}: best validation Dice {checkpoints.best:.4f} at epoch {checkpoints.best_epoch}, {minutes:.1f} min"
     )
     return DONE
+
+
+def _batches(options: TrainOptions, experiment: Experiment, split: Split) -> tuple[Any, Any, SliceIndex, SliceIndex]:
+    """Return training and validation batches and their indices, from prepared slices or from the scans."""
+    from tf_liver.data import pipeline
+
+    if options.store:
+        folder = default_folder(options.data, options.prepared)
+        prepare([*split.train, *split.held_out], folder, options.workers)
+        train, held_out = SliceStore(folder, split.train), SliceStore(folder, split.held_out)
+        training = pipeline.stored_batches(train, experiment, options.seed, options.workers)
+        validation = pipeline.stored_validation(held_out, experiment)
+        return training, validation, train.index, held_out.index
+    indices = [index_labels(cases, options.workers) for cases in (split.train, split.held_out)]
+    training = pipeline.streamed_batches(indices[0], experiment, options.seed, options.workers)
+    validation = pipeline.streamed_validation(indices[1], experiment)
+    return training, validation, *indices
 
 
 if __name__ == "__main__":

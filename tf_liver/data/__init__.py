@@ -1,5 +1,8 @@
 """Scans on disk become batches of (image, mask)."""
 
+# Label values and their names in Task03_Liver.
+LABELS = {0: "background", 1: "liver", 2: "cancer"}
+
 
 class DataError(ValueError):
     """A scan or a data folder that must not be used: the message names file, rule and what was received."""

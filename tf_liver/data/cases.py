@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tf_liver.data import DataError, DataWarning
+from tf_liver.data import LABELS, DataError, DataWarning
 
-LABELS = {0: "background", 1: "liver", 2: "cancer"}
 FOLD_SEED = 0  # one dealing of patients into folds for everybody, whatever the seed of the training
 DEFAULT_DATA = Path("data/Task03_Liver")
 _SUFFIXES = (".nii.gz", ".nii")
@@ -53,32 +52,46 @@ def find_cases(data: Path) -> list[Case]:
     Raises:
         DataError: no such folder, no cases, or an image without label or the other way round.
     """
+    cases, problems = survey_cases(data)
+    if problems:
+        raise problems[0]
+    return cases
+
+
+def survey_cases(data: Path) -> tuple[list[Case], list[DataError]]:
+    """Return the complete cases of a Task03_Liver folder as `find_cases` does, and all that is wrong with the rest.
+
+    Raises:
+        DataError: no such folder, or no scans in it.
+    """
     if not data.is_dir():
         raise DataError(
             f"{data}: there is no such data folder. Task03_Liver of the Medical Segmentation Decathlon belongs "
             f"there (imagesTr/, labelsTr/, dataset.json); `make demo` needs no data"
         )
-    images, labels = _scans(data / "imagesTr"), _scans(data / "labelsTr")
+    problems: list[DataError] = []
+    images, labels = _scans(data / "imagesTr", problems), _scans(data / "labelsTr", problems)
     if not images and not labels:
         raise DataError(f"{data}: must hold imagesTr/ and labelsTr/ with .nii or .nii.gz files. Received: none")
-    patients = _read_dataset_json(data / "dataset.json")
-    for case_id in sorted(set(images) | set(labels) | set(patients)):
-        if case_id not in images:
-            raise DataError(f"{data / 'imagesTr'}: case {case_id} has no image{_listed(case_id, patients)}")
-        if case_id not in labels:
-            raise DataError(f"{data / 'labelsTr'}: case {case_id} has no label{_listed(case_id, patients)}")
+    try:
+        patients = _read_dataset_json(data / "dataset.json")
+    except DataError as error:
+        problems.append(error)
+        patients = {}
+    for case_id in sorted(set(images) | set(labels) | set(patients), key=_natural):
+        listed = ", yet dataset.json lists it" if case_id in patients else ""
+        for kind, found, what in (("imagesTr", images, "image"), ("labelsTr", labels, "label")):
+            if case_id not in found:
+                problems.append(DataError(f"{data / kind}: case {case_id} has no {what}{listed}"))
     chosen = patients or {case_id: case_id for case_id in images}
     if left_out := sorted(set(images) - set(chosen), key=_natural):
         warnings.warn(
             f"{data / 'dataset.json'}: does not list {', '.join(left_out)}; left out",
             DataWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return [Case(c, images[c], labels[c], chosen[c]) for c in sorted(chosen, key=_natural)]
-
-
-def _listed(case_id: str, patients: dict[str, str]) -> str:
-    return ", yet dataset.json lists it" if case_id in patients else ""
+    complete = sorted(set(chosen) & set(images) & set(labels), key=_natural)
+    return [Case(c, images[c], labels[c], chosen[c]) for c in complete], problems
 
 
 def case_id_of(path: Path) -> str:
@@ -89,15 +102,17 @@ def case_id_of(path: Path) -> str:
     return path.stem
 
 
-def _scans(folder: Path) -> dict[str, Path]:
-    """Return case_id → file of the scans in a folder."""
+def _scans(folder: Path, problems: list[DataError]) -> dict[str, Path]:
+    """Return case_id → file of the scans in a folder; add what is wrong to `problems`."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
             continue
         case_id = case_id_of(path)
         if case_id in found:
-            raise DataError(f"{path}: case {case_id} must have one file. Received also: {found[case_id].name}")
+            problems.append(
+                DataError(f"{path}: case {case_id} must have one file. Received also: {found[case_id].name}")
+            )
         found[case_id] = path
     return found
 

@@ -51,7 +51,9 @@ class GunzipReader(io.RawIOBase):
 
     def _next_member(self) -> bool:
         """Start on the next gzip member, if there is one."""
-        rest = (self._member.unused_data + self._file.read(CHUNK_BYTES)).lstrip(b"\0")
+        rest = self._member.unused_data.lstrip(b"\0")
+        while len(rest) < len(MAGIC) and (more := self._file.read(CHUNK_BYTES)):
+            rest = (rest + more).lstrip(b"\0")
         if not rest.startswith(MAGIC):
             self.garbage = len(rest)
             return False

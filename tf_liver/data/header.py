@@ -35,7 +35,8 @@ def read_header(stream: io.RawIOBase, path: Path) -> Any:
         raise DataError(f"{path}: not a NIfTI file. Received: first bytes {block[:16]!r}")
     if len(block) < kind.sizeof_hdr:
         raise DataError(f"{path}: the header must have {kind.sizeof_hdr} bytes. Received: {len(block)}")
-    header = kind.from_fileobj(io.BytesIO(block), check=False)
+    # Left to itself nibabel guesses the byte order from dim[0], which may be the very field that is wrong.
+    header = kind.from_fileobj(io.BytesIO(block), endianness=">" if size[0] == 0 else "<", check=False)
     magic = bytes(header["magic"].item())[:3]
     if magic not in (b"n+1", b"n+2"):
         raise DataError(f"{path}: must be a single-file NIfTI (magic n+1 or n+2). Received: {magic!r}")
@@ -52,17 +53,19 @@ def _skip_extensions(stream: io.RawIOBase, header: Any, path: Path) -> None:
     between = stream.read(int(raw_offset) - header.sizeof_hdr) or b""
     if len(between) < raw_offset - header.sizeof_hdr:
         raise DataError(f"{path}: ends before vox_offset {raw_offset:g}")
+    if not between[0]:
+        return
     at = 4
-    order = header.endianness
     # NIfTI-1 standard: each extension starts with its size, a positive multiple of 16, and they fill the gap.
-    while between[0] and at + 8 <= len(between):
-        size = int(np.frombuffer(between, f"{order}i4", 1, at)[0])
-        if size == 0:
+    while at == 4 or at < len(between):
+        field = between[at : at + 4]
+        size = int.from_bytes(field, "big" if header.endianness == ">" else "little", signed=True)
+        if len(field) == 4 and size == 0:
             break  # padding after the last extension
-        if size < 8 or at + size > len(between):
+        if not 8 <= size <= len(between) - at:
             raise DataError(
                 f"{path}: vox_offset must not lie inside an extension. "
-                f"Received: vox_offset {raw_offset:g}, extension of {size} bytes at {header.sizeof_hdr + at}"
+                f"Received: vox_offset {raw_offset:g}, an extension at {header.sizeof_hdr + at}"
             )
         at += size
 

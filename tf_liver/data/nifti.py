@@ -8,6 +8,8 @@ import gzip
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from isal import isal_zlib
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from tf_liver.data import DataError, DataWarning
+from tf_liver.data import LABELS, DataError, DataWarning
 from tf_liver.data.gunzip import MAGIC, GunzipReader
 from tf_liver.data.header import MAX_EXTRA_BYTES, check_header, read_header
 from tf_liver.files import write_atomic
@@ -72,32 +74,40 @@ def read_volume(path: Path) -> Volume:
         DataError: anything wrong with the file; the message names file, rule and value.
         FileNotFoundError: no such file.
     """
-    with _open(path) as stream:
-        try:
-            header = read_header(stream, path)
-            check_header(header, path, os.path.getsize(path), gzipped=isinstance(stream, GunzipReader))
-            raw = _read_voxels(stream, header, path)
-            _read_to_the_end(stream, path)
-        except STREAM_ERRORS as error:
-            raise DataError(f"{path}: damaged gzip stream: {error}") from error
-    voxels = _scaled(raw, header, path)
+    with _open(path) as (stream, header):
+        raw = _read_voxels(stream, header, path)
+        _read_to_the_end(stream, path)
+    return _canonical(_scaled(raw, header, path), header)
+
+
+def read_grid(path: Path) -> Volume:
+    """Read and check the header alone: the volume's voxels are zeros that take up no memory.
+
+    Raises: as `read_volume`, for what the header and the file's size can tell.
+    """
+    with _open(path) as (_, header):
+        return _canonical(np.broadcast_to(np.int16(0), header.get_data_shape()), header)
+
+
+def _canonical(voxels: np.ndarray, header: Any) -> Volume:
+    """Turn voxels from the file's axes to Right, Anterior, Superior."""
     to_canonical = io_orientation(header.get_best_affine())
-    affine = header.get_best_affine() @ inv_ornt_aff(to_canonical, header.get_data_shape()[:3])
+    affine = header.get_best_affine() @ inv_ornt_aff(to_canonical, voxels.shape)
     return Volume(apply_orientation(voxels, to_canonical), affine, header)
 
 
-def read_label(path: Path, values: tuple[int, ...] = (0, 1, 2)) -> Volume:
+def read_label(path: Path) -> Volume:
     """Read a label map as uint8.
 
     Raises:
-        DataError: as `read_volume`, or a value that is not one of `values`.
+        DataError: as `read_volume`, or a value that is not one of LABELS.
     """
     volume = read_volume(path)
-    found = np.unique(volume.voxels)
-    wrong = found[~np.isin(found, values)]
-    if wrong.size:
+    # Integers within the range of the values need no sorting, which takes longer than the gunzip.
+    whole = volume.voxels.dtype == np.int16 and volume.voxels.min() >= 0 and volume.voxels.max() < len(LABELS)
+    if not whole and (wrong := sorted(set(np.unique(volume.voxels).tolist()) - set(LABELS))):
         raise DataError(
-            f"{path}: label values must be {', '.join(map(str, values))}. "
+            f"{path}: label values must be {', '.join(map(str, LABELS))}. "
             f"Received: {', '.join(f'{v:g}' for v in wrong[:8])}"
         )
     return Volume(volume.voxels.astype(np.uint8), volume.affine, volume.header)
@@ -154,13 +164,21 @@ def write_label_map(path: Path, voxels: np.ndarray, header: Any) -> None:
     write_atomic(path, gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data)
 
 
-def _open(path: Path) -> io.RawIOBase:
-    """Open for reading, through gzip if the first bytes say so."""
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[io.RawIOBase, Any]]:
+    """Open for reading, through gzip if the first bytes say so; give the stream at its first voxel, and its header."""
     with open(path, "rb") as raw:
         magic = raw.read(2)
     if not magic:
         raise DataError(f"{path}: the file is empty")
-    return GunzipReader(path) if magic == MAGIC else open(path, "rb", buffering=0)
+    gzipped = magic == MAGIC
+    with GunzipReader(path) if gzipped else open(path, "rb", buffering=0) as stream:
+        try:
+            header = read_header(stream, path)
+            check_header(header, path, os.path.getsize(path), gzipped)
+            yield stream, header
+        except STREAM_ERRORS as error:
+            raise DataError(f"{path}: damaged gzip stream: {error}") from error
 
 
 def _read_voxels(stream: Any, header: Any, path: Path) -> np.ndarray:
@@ -195,16 +213,19 @@ def _scaled(raw: np.ndarray, header: Any, path: Path) -> np.ndarray:
         slope, inter = 1.0, 0.0
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         raise DataError(f"{path}: voxels must be finite. Received: {np.count_nonzero(~np.isfinite(raw))} NaN or inf")
+    unscaled, exact = slope == 1 and inter == 0, False
+    if unscaled and raw.dtype in (np.int16, np.uint8, np.int8):
+        return raw.astype(np.int16, copy=False)
     if raw.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
         ends = [int(raw.min()) * slope + inter, int(raw.max()) * slope + inter]
-        if min(ends) >= -32768 and max(ends) <= 32767:
-            if slope == 1 and inter == 0:
-                return raw.astype(np.int16, copy=False)
-            return (raw.astype(np.int64) * int(slope) + int(inter)).astype(np.int16)
-    if slope == 1 and inter == 0:
-        return raw.astype(np.float32)
+        exact = min(ends) >= -32768 and max(ends) <= 32767
+    if exact and unscaled:
+        return raw.astype(np.int16, copy=False)
     # Slice by slice, so that no second copy of the volume is ever held in float64.
-    out = np.empty(raw.shape, np.float32, order="F")
-    for k in range(raw.shape[2]):
-        out[..., k] = raw[..., k] * slope + inter
+    out = np.empty(raw.shape, np.int16 if exact else np.float32, order="F")
+    with np.errstate(over="ignore"):
+        for k in range(raw.shape[2]):
+            out[..., k] = raw[..., k] if unscaled else raw[..., k] * slope + inter
+    if not exact and not np.isfinite(out).all():
+        raise DataError(f"{path}: scaled voxels must fit float32. Received: slope {slope:g}, intercept {inter:g}")
     return out

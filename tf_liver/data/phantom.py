@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from tf_liver.data.cases import LABELS
+from tf_liver.data import LABELS
 from tf_liver.files import write_atomic
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "ASR", "PIL")
@@ -34,9 +34,9 @@ class Phantom:
 class _Canvas:
     """A grid in mm (x right, y anterior, z superior) that organs are painted on."""
 
-    def __init__(self, rng: np.random.Generator, size: int) -> None:
+    def __init__(self, rng: np.random.Generator, size: int, vary: float) -> None:
         self.rng = rng
-        width, height = (int(size * rng.uniform(0.9, 1.1)) for _ in range(2))
+        width, height = (int(size * rng.uniform(1 - vary, 1 + vary)) for _ in range(2))
         depth = int(rng.integers(28, 44))
         half = np.array([HALF_WIDTH_MM, HALF_DEPTH_MM, HALF_HEIGHT_MM])
         self.spacing_mm = 2 * half / (width, height, depth)
@@ -71,9 +71,12 @@ class _Canvas:
         return value + self.rng.uniform(-spread, spread)
 
 
-def make_phantom(rng: np.random.Generator, size: int = 128) -> Phantom:
-    """Return one phantom, about `size` pixels wide and high, 28 to 43 slices of which about half show liver."""
-    canvas = _Canvas(rng, size)
+def make_phantom(rng: np.random.Generator, size: int = 128, vary: float = 0.1) -> Phantom:
+    """Return one phantom of 28 to 43 slices, about half of which show liver.
+
+    size: pixels in width and height, each give or take the share `vary`.
+    """
+    canvas = _Canvas(rng, size, vary)
     inside = _paint_trunk(canvas)
     liver_hu = canvas.near(105, 15)
     _paint_neighbours(canvas, inside, liver_hu)
@@ -151,7 +154,7 @@ def _paint_liver(c: _Canvas, inside: np.ndarray, liver_hu: float) -> None:
         c.labels[tumour] = 2
 
 
-def write_phantoms(folder: Path, cases: int, seed: int, size: int = 128) -> Iterator[Path]:
+def write_phantoms(folder: Path, cases: int, seed: int, size: int = 128, vary: float = 0.1) -> Iterator[Path]:
     """Write `cases` phantoms in the Task03_Liver layout, yielding each image file when its case is done.
 
     Orientation, spacing, size and header differ from case to case; the same arguments give the same files.
@@ -159,7 +162,7 @@ def write_phantoms(folder: Path, cases: int, seed: int, size: int = 128) -> Iter
     entries = []
     for number in range(cases):
         rng = np.random.default_rng((seed, number))
-        phantom = make_phantom(rng, size)
+        phantom = make_phantom(rng, size, vary)
         name = f"phantom_{number:02d}.nii.gz"
         codes = ORIENTATIONS[number % len(ORIENTATIONS)]
         for kind, voxels in (("imagesTr", phantom.voxels), ("labelsTr", phantom.labels)):

@@ -2,8 +2,32 @@
 
 import tensorflow as tf
 
-from tf_liver.data.slices import native_probability, network_input
+from tf_liver.data.slices import SIZE_MULTIPLE, normalise
 from tf_liver.experiment import Experiment
+
+
+def network_input(images_hu: tf.Tensor, experiment: Experiment) -> tf.Tensor:
+    """Normalise slices of any size and bring them to the network's.
+
+    images_hu: (B, H, W) float32. Returns (B, S, S, 1) float32 for image_size S, or for native size
+    (B, H', W', 1), padded below and at the right with the normalised value of air to a multiple of 32.
+    """
+    images = normalise(images_hu, experiment, tf.experimental.numpy)[..., tf.newaxis]
+    if experiment.image_size:
+        # Half-pixel centres without antialiasing: what cv2.INTER_LINEAR, albumentations' resize, does.
+        return tf.image.resize(images, (experiment.image_size,) * 2, method="bilinear", antialias=False)
+    height, width = tf.unstack(tf.shape(images)[1:3])
+    return tf.pad(images, [(0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE), (0, 0)])
+
+
+def native_probability(probability: tf.Tensor, height: tf.Tensor, width: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Undo what `network_input` did to the size.
+
+    probability: (B, S, S, C) float32. Returns (B, height, width, C) float32.
+    """
+    if image_size:
+        return tf.image.resize(probability, (height, width), method="bilinear", antialias=False)
+    return probability[:, :height, :width]
 
 
 class SlicePredictor(tf.Module):

@@ -1,0 +1,238 @@
+"""Rows 45 to 51 of the fault list: what disks and people do to prepared slices."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tf_liver import prepare as command
+from tf_liver.data import DataError
+from tf_liver.data.build import default_folder, prepare
+from tf_liver.data.cases import find_cases
+from tf_liver.data.nifti import read_label, read_volume
+from tf_liver.data.store import MANIFEST, SliceStore, images_path, record_path
+
+
+@pytest.fixture
+def data(phantoms, tmp_path):
+    """Scans of one's own to change."""
+    return shutil.copytree(phantoms, tmp_path / "data")
+
+
+@pytest.fixture
+def built(data, tmp_path):
+    """A finished store of them."""
+    folder = tmp_path / "store"
+    assert len(prepare(find_cases(data), folder, workers=1)) == 4
+    return folder
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".npy", ".json")}
+
+
+def whole(folder, data):
+    """Read every slice of the store and compare it with the scans; True if all are equal."""
+    cases = find_cases(data)
+    store = SliceStore(folder, cases)
+    for number, case in enumerate(cases):
+        image, label = read_volume(case.image).slices, read_label(case.label).slices
+        for z in range(len(image)):
+            stored_image, stored_label = store.read(number, z)
+            np.testing.assert_array_equal(stored_image, image[z])
+            np.testing.assert_array_equal(stored_label, label[z])
+            assert stored_image.dtype == np.int16
+    return True
+
+
+def child(data, root, *argv, **kwargs):
+    """Start a real `prepare` on the data."""
+    code = "import sys; from tf_liver.prepare import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, str(data), "--prepared", str(root), "--workers", "1", *argv]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def test_a_store_holds_the_exact_slices_and_is_left_alone_when_current(built, data):
+    assert whole(built, data)
+    before = contents(built)
+    assert prepare(find_cases(data), built, workers=1) == []
+    assert prepare(find_cases(data), built, workers=1, full=True) == []
+    assert contents(built) == before
+
+
+def test_several_processes_build_the_same_files(built, data, tmp_path):
+    again = tmp_path / "again"
+    assert len(prepare(find_cases(data), again, workers=2)) == 4
+    assert contents(again) == contents(built)
+
+
+def test_the_arrays_can_be_memory_mapped(built):
+    array = np.load(images_path(built, "phantom_00"), mmap_mode="r", allow_pickle=False)
+    assert isinstance(array, np.memmap)
+    assert array.flags.c_contiguous
+
+
+def test_row_45_disk_full(data, tmp_path):
+    """A file-size limit in a child is a disk that fills up in the middle of a file: OSError EFBIG instead of ENOSPC."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
+    process = child(data, tmp_path / "root", preexec_fn=limit)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "File too large" in err
+    folder = default_folder(data, tmp_path / "root")
+    assert not [p for p in folder.iterdir() if p.name != ".lock"]
+    assert len(prepare(find_cases(data), folder, workers=1)) == 4
+    assert whole(folder, data)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_row_45_a_really_full_disk(data, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        process = child(data, disk)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "need about" in err.splitlines()[-1]
+        (default_folder(data, disk) / ".lock").unlink()
+        # With one case there the estimate fits by its images alone, and the disk fills while writing.
+        prepare_one = find_cases(data)[:1]
+        size = 2 * read_volume(prepare_one[0].image).voxels.size
+        subprocess.run(["mount", "-o", f"remount,size={size + 20_000}", disk], check=True)
+        with pytest.raises(OSError, match=r"No space left on device: .*phantom_00"):
+            prepare(prepare_one, disk / "one", workers=1)
+        assert not list((disk / "one").glob("*.json"))
+        assert not list((disk / "one").glob(".*.npy"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_row_46_kill_9_in_the_middle(data, tmp_path):
+    """Killed at several moments of building; each time the next call finishes the work and all slices are right."""
+    finished_early = 0
+    for moment in (1, 2, 3):
+        root = tmp_path / str(moment)
+        folder = default_folder(data, root)
+        process = child(data, root)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if folder.exists() and len(list(folder.glob("*.npy"))) >= 2 * moment - 1:
+                break
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        finished_early += process.wait() != -signal.SIGKILL
+        process.communicate()
+        assert finished_early or not (folder / MANIFEST).exists()
+        prepare(find_cases(data), folder, workers=1)
+        assert (folder / MANIFEST).exists()
+        assert not list(folder.glob(".*.npy"))
+        assert whole(folder, data)
+    assert finished_early < 3
+
+
+def test_row_47_a_changed_source_is_noticed(built, data):
+    case = find_cases(data)[1]
+    shutil.copy(find_cases(data)[0].image, case.image)
+    shutil.copy(find_cases(data)[0].label, case.label)
+    assert prepare(find_cases(data), built, workers=1) == ["phantom_01"]
+    assert whole(built, data)
+
+
+def test_row_47_a_source_that_was_only_touched_is_not_built_again(built, data):
+    os.utime(find_cases(data)[1].image)
+    assert prepare(find_cases(data), built, workers=1) == []
+
+
+def test_row_47_another_format_is_built_again(built, data):
+    path = record_path(built, "phantom_02")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
+    assert prepare(find_cases(data), built, workers=1) == ["phantom_02"]
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_row_48_one_flipped_byte_is_detected_and_mended(built, data, kind, capsys):
+    path = built / f"phantom_03.{kind}.npy"
+    values = bytearray(path.read_bytes())
+    values[-1000] ^= 1
+    path.write_bytes(values)
+    store = SliceStore(built, find_cases(data))
+    last = store.index.depths[3] - 1 if kind == "images" else store.index.positives[3][-1]
+    with pytest.raises(DataError, match=rf"phantom_03\.{kind}\.npy: slice \d+ is damaged"):
+        store.read(3, int(last))
+    assert prepare(find_cases(data), built, workers=1, full=True) == ["phantom_03"]
+    assert whole(built, data)
+
+
+def test_row_48_a_file_that_shrank_is_detected_even_when_it_is_open(built, data):
+    store = SliceStore(built, find_cases(data))
+    store.read(0, 0)
+    with open(images_path(built, "phantom_00"), "r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(DataError, match="is damaged"):
+        store.read(0, store.index.depths[0] - 1)
+    assert prepare(find_cases(data), built, workers=1) == ["phantom_00"]
+
+
+def test_row_49_objects_are_refused(built, data):
+    np.save(images_path(built, "phantom_00"), np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"phantom_00\.images\.npy: must be a plain \.npy array"):
+        SliceStore(built, find_cases(data)).read(0, 0)
+    assert prepare(find_cases(data), built, workers=1) == ["phantom_00"]
+
+
+def test_row_50_two_builders_at_once(data, tmp_path):
+    both = [child(data, tmp_path / "root") for _ in range(2)]
+    outs = [p.communicate(timeout=120) for p in both]
+    assert [p.returncode for p in both] == [0, 0], outs
+    built = sorted(int(out.split(" of them prepared now")[0].split()[-1]) for out, _ in outs)
+    assert built == [0, 4]
+    assert whole(default_folder(data, tmp_path / "root"), data)
+
+
+def test_row_51_a_folder_that_cannot_be_written(data, tmp_path, capsys):
+    """A file where the folder should be; root may write anywhere, so permissions alone would not tell."""
+    (tmp_path / "root").write_text("")
+    assert command.main([str(data), "--prepared", str(tmp_path / "root")]) == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    assert str(tmp_path / "root") in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting read-only needs root")
+def test_row_51_a_read_only_disk(data, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        assert command.main([str(data), "--prepared", str(disk)]) == 2
+        assert "Read-only file system" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_case_that_is_not_prepared_is_named(built, data):
+    record_path(built, "phantom_01").unlink()
+    with pytest.raises(DataError, match="case phantom_01 is not prepared"):
+        SliceStore(built, find_cases(data))
+
+
+def test_a_broken_scan_leaves_the_good_cases_and_no_manifest(data, tmp_path):
+    broken = find_cases(data)[2].image
+    broken.write_bytes(broken.read_bytes()[:-100])
+    folder = tmp_path / "store"
+    with pytest.raises(DataError, match=r"phantom_02\.nii\.gz: damaged"):
+        prepare(find_cases(data), folder, workers=1)
+    assert not (folder / MANIFEST).exists()
+    assert record_path(folder, "phantom_01").exists()
+    assert not record_path(folder, "phantom_02").exists()

@@ -1,0 +1,146 @@
+"""Prepared slices on disk: every slice of every case as exact HU, one read away.
+
+A store is a folder with three files a case and a manifest:
+
+    <case>.images.npy   (depth, height, width), int16 HU where the scan allows it, else float32: all slices
+    <case>.labels.npy   (slices with foreground, height, width) uint8: label values 0, 1, 2
+    <case>.json         sources with their hashes, geometry, and a CRC-32 for every slice of both
+    manifest.json       format version and cases; written last, so its absence says that work was cut off
+
+Nothing of the training is in it: augmentation, normalisation, batch size, task and the number of liver-free
+slices can change without building it again. The arrays are plain .npy and can be memory-mapped by anybody; our
+reader reads single slices instead, so that memory does not grow with the data and a file that shrank is an error
+rather than a SIGBUS.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+
+from tf_liver.data import DataError
+from tf_liver.data.cases import Case
+from tf_liver.data.index import SliceIndex
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def images_path(folder: Path, case_id: str) -> Path:
+    """Return where a case's slices lie."""
+    return folder / f"{case_id}.images.npy"
+
+
+def labels_path(folder: Path, case_id: str) -> Path:
+    """Return where the label slices of a case lie."""
+    return folder / f"{case_id}.labels.npy"
+
+
+def record_path(folder: Path, case_id: str) -> Path:
+    """Return where what is known of a case lies."""
+    return folder / f"{case_id}.json"
+
+
+def slice_crc(values: np.ndarray) -> int:
+    """Return the CRC-32 of one contiguous slice."""
+    return int(isal_zlib.crc32(values.data.cast("B")))
+
+
+def read_record(folder: Path, case_id: str) -> dict[str, Any] | None:
+    """Return a case's record; None if there is none of this format."""
+    try:
+        record = json.loads(record_path(folder, case_id).read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+class _Slices:
+    """The slices of one .npy file, read singly and checked against their CRC when first read."""
+
+    def __init__(self, path: Path, crcs: Sequence[int]) -> None:
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path}: must be a plain .npy array: {error}. `prepare` builds it again") from error
+        if array.ndim != 3 or len(array) != len(crcs):
+            raise DataError(f"{path}: must hold {len(crcs)} slices. Received: shape {array.shape}")
+        self.shape, self.dtype = array.shape[1:], array.dtype
+        self._path, self._crcs, self._offset = path, crcs, array.offset
+        self._checked = np.zeros(len(crcs), bool)
+        self._handle = os.open(path, os.O_RDONLY)
+
+    def read(self, z: int, buffer: threading.local) -> np.ndarray:
+        """Return slice z in the thread's buffer, which is kept while shape and type stay the same."""
+        values = getattr(buffer, "values", None)
+        if values is None or values.shape != self.shape or values.dtype != self.dtype:
+            values = buffer.values = np.empty(self.shape, self.dtype)
+        got = os.preadv(self._handle, [values.data], self._offset + z * values.nbytes)
+        if got < values.nbytes or not (self._checked[z] or slice_crc(values) == self._crcs[z]):
+            raise DataError(f"{self._path}: slice {z} is damaged (its CRC-32 differs). `prepare` builds it again")
+        self._checked[z] = True
+        return values
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+
+class SliceStore:
+    """Reads single slices of a prepared store; safe to use from many threads.
+
+    index: which slices there are, known without reading any.
+
+    Raises:
+        DataError: a case that is not in the store, or not whole.
+    """
+
+    def __init__(self, folder: Path, cases: Sequence[Case]) -> None:
+        self._folder = folder
+        self._cases = tuple(cases)
+        self._records = [self._record(case) for case in cases]
+        self.index = SliceIndex(
+            self._cases,
+            tuple(r["shape"][0] for r in self._records),
+            tuple(np.array(r["positives"], np.int64) for r in self._records),
+        )
+        self._rank = [{z: n for n, z in enumerate(r["positives"])} for r in self._records]
+        self._open: dict[Path, _Slices] = {}
+        self._lock = threading.Lock()
+        self._image, self._label = threading.local(), threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SliceStore, (self._folder, self._cases)
+
+    def _record(self, case: Case) -> dict[str, Any]:
+        record = read_record(self._folder, case.case_id)
+        if record is None:
+            raise DataError(f"{self._folder}: case {case.case_id} is not prepared; run `prepare` first")
+        return record
+
+    def read(self, case: int, z: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one slice in HU and its label map, (height, width) uint8, in buffers of the calling thread.
+
+        They are overwritten by the thread's next read: fresh memory would cost more than reading does.
+
+        Raises:
+            DataError: the slice on disk is damaged.
+        """
+        record, case_id = self._records[case], self._cases[case].case_id
+        image = self._slices(images_path(self._folder, case_id), record["image_crc32"]).read(z, self._image)
+        rank = self._rank[case].get(z)
+        if rank is None:
+            return image, np.zeros(image.shape, np.uint8)
+        labels = self._slices(labels_path(self._folder, case_id), record["label_crc32"])
+        return image, labels.read(rank, self._label)
+
+    def _slices(self, path: Path, crcs: Sequence[int]) -> _Slices:
+        with self._lock:
+            if path not in self._open:
+                self._open[path] = _Slices(path, crcs)
+            return self._open[path]

@@ -1,0 +1,30 @@
+"""Work over many files in several processes."""
+
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+def in_processes(work: Callable[..., Result], items: Sequence[T], workers: int, *others: object) -> Iterator[Result]:
+    """Yield `work(item, *others)` for each item, in order, from several processes; in this one if one is enough.
+
+    What has not begun when an error comes up, or the caller stops, is not begun any more.
+
+    Raises:
+        MemoryError: a process was killed.
+    """
+    if min(workers, len(items)) < 2:
+        yield from (work(item, *others) for item in items)
+        return
+    # spawn, not fork: the caller may have threads (TensorFlow has), which do not survive a fork.
+    with ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from pool.map(work, items, *(itertools.repeat(other) for other in others))
+        except BrokenProcessPool as error:
+            raise MemoryError("a worker was killed, most likely for lack of memory; lower --workers") from error
