@@ -34,16 +34,16 @@ phantoms: $(VENV)/.filled  ## write synthetic scans to data/phantoms
 	$(RUN) tf_liver.phantoms $(ARGS)
 
 data: $(VENV)/.filled  ## fetch, check and unpack Task03_Liver (28.9 GB) to DATA
-	$(RUN) tf_liver.download --output $(DATA) $(ARGS)
+	$(RUN) tf_liver.download --output "$(DATA)" $(ARGS)
 
 verify: $(VENV)/.filled  ## say what is wrong or odd with the scans in DATA
-	$(RUN) tf_liver.verify $(DATA) $(ARGS)
+	$(RUN) tf_liver.verify "$(DATA)" $(ARGS)
 
 prepare: $(VENV)/.filled  ## decode DATA once, into slices that training reads fast (train does it when needed)
-	$(RUN) tf_liver.prepare $(DATA) $(ARGS)
+	$(RUN) tf_liver.prepare "$(DATA)" $(ARGS)
 
 train: $(VENV)/.filled  ## train EXP=baseline on DATA=data/Task03_Liver, FOLD=0; ARGS="--epochs 2" overrides fields
-	$(RUN) tf_liver.train --experiment $(EXP) --data $(DATA) --fold $(FOLD) $(ARGS)
+	$(RUN) tf_liver.train --experiment "$(EXP)" --data "$(DATA)" --fold "$(FOLD)" $(ARGS)
 
 evaluate: $(VENV)/.filled  ## score the latest run, or ARGS=runs/…, on its held-out cases
 	$(RUN) tf_liver.evaluate $(ARGS)

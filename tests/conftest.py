@@ -8,6 +8,9 @@ import nibabel as nib  # isort: split
 import numpy as np
 import pytest
 
+# Before TensorFlow: the tests compare losses bit by bit, and speak of the CPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
 import tf_liver  # noqa: F401  sets the framework switches before anything imports TensorFlow
 from tf_liver.data.phantom import write_phantoms
 from tf_liver.experiment import Experiment, load, replace

@@ -2,17 +2,20 @@
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY, write_nifti
 
-from tf_liver import evaluate, export, predict, train
+from tf_liver import evaluate, export, predict, prepare, train
 from tf_liver import phantoms as phantoms_command
 
+ROOT = Path(__file__).parents[1]
 COMMANDS = ("train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download")
 
 
@@ -55,6 +58,8 @@ def test_help_shows_defaults_and_needs_no_tensorflow(name):
         (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
         (["--epochs", "0"], "epochs: must lie in [1, 1e+06]. Received: 0"),
         (["--window-hu", "5", "-5"], "window_hu: low must lie below high. Received: 5 -5"),
+        (["--workers", "0"], "--workers: must be at least 1. Received: 0"),
+        (["--seed", "-1"], "--seed: must lie in [0, 4294967295]. Received: -1"),
         (["--loss", "mse"], "loss: must be one of bce, dice, bce_dice. Received: 'mse'"),
         (["--fold", "9"], "fold: must lie in [0, 3] for 4 cases. Received: 9"),
         (["--data", "/nowhere"], "/nowhere: there is no such data folder. Task03_Liver"),
@@ -67,6 +72,19 @@ def test_train_refuses_in_one_line(capsys, phantoms, tmp_path, argv, message):
     data = [] if "--data" in argv else ["--data", phantoms]
     assert message in refused(capsys, train, *data, *argv, "--runs", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_train_refuses_cheap_mistakes_before_it_prepares(capsys, phantoms, tmp_path):
+    argv = ["--experiment", "demo", "--data", phantoms, "--prepared", tmp_path / "prepared", "--runs"]
+    assert "backbone: must be one of" in refused(capsys, train, *argv, tmp_path / "runs", "--backbone", "resnet35")
+    (tmp_path / "file").touch()
+    assert "file" in refused(capsys, train, *argv, tmp_path / "file")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_prepare_refuses_no_workers(capsys, phantoms, tmp_path):
+    line = refused(capsys, prepare, phantoms, "--prepared", tmp_path, "--workers", 0)
+    assert "--workers: must be at least 1. Received: 0" in line
 
 
 @pytest.fixture
@@ -120,6 +138,76 @@ def test_predict_refuses_what_is_not_a_scan(capsys, tmp_path, trained):
     assert "scan.nii.gz: not a NIfTI file" in line
     assert "No such file" in refused(capsys, predict, tmp_path / "no.nii", "--run", trained, "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_predict_never_replaces_a_scan_or_a_label_map(capsys, tmp_path, trained, phantoms):
+    scans = [tmp_path / name / "x.nii.gz" for name in "ab"]
+    for scan in scans:
+        scan.parent.mkdir()
+        shutil.copy(phantoms / "imagesTr" / "phantom_00.nii.gz", scan)
+    before = scans[0].read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    line = refused(capsys, predict, scans[0], "--run", trained, "-o", tmp_path / "link")
+    assert "would replace the scan" in line
+    assert scans[0].read_bytes() == before
+    assert "would replace that of" in refused(capsys, predict, *scans, "--run", trained, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_goes_on_after_a_bad_scan(capsys, tmp_path, trained, phantoms):
+    (tmp_path / "bad.nii").touch()
+    good = phantoms / "imagesTr" / "phantom_00.nii.gz"
+    argv = ["--run", str(trained), "-o", str(tmp_path / "out")]
+    assert predict.main([str(tmp_path / "bad.nii"), str(good), *argv]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"error: {tmp_path / 'bad.nii'}: the file is empty\n"
+    assert said.out.endswith("1 of 2 scans done\n")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [good.name]
+    assert predict.main([str(tmp_path / "bad.nii"), str(tmp_path / "no.nii"), *argv]) == 2
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_gone_is_no_error(lines):
+    code = (
+        "from tf_liver.command import command\n"
+        f"main = command(lambda argv=None: print('line\\n' * {lines}) or 0)\n"
+        "raise SystemExit(main([]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_a_switch_shows_no_default_and_a_zero_does(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "preparing their slices once --" in text
+    assert "do not depend on it (default: 0)" in text
+
+
+@pytest.mark.parametrize(("visible", "shown"), [("0", True), ("-1", False)])
+def test_a_gpu_that_tensorflow_misses_is_spoken_of(visible, shown):
+    code = (
+        "import pathlib, sys, types, os, tf_liver.command as c\n"
+        "tf = types.ModuleType('tensorflow')\n"
+        "tf.config = types.SimpleNamespace(list_physical_devices=lambda kind: os.write(2, b'no driver\\n') and [])\n"
+        "tf.constant = float\n"
+        "tf.get_logger = lambda: types.SimpleNamespace(setLevel=print)\n"
+        "sys.modules['tensorflow'] = tf\n"
+        "c._NVIDIA = pathlib.Path('/dev/null')\n"
+        "c.quiet_tensorflow()"
+    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+    err = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stderr
+    assert ("no driver" in err and "TensorFlow sees no GPU" in err) == shown
+    assert bool(err) == shown
+
+
+def test_make_quotes_the_data_folder():
+    done = subprocess.run(["make", "-n", "train", "DATA=my scans"], capture_output=True, text=True, cwd=ROOT)
+    assert '--data "my scans"' in done.stdout
 
 
 def test_debug_shows_the_traceback(capsys):

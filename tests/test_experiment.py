@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 
 import pytest
 
@@ -48,7 +49,9 @@ def test_unknown_experiment_lists_the_names():
         ({"window_hu": (1, 2, 3)}, "window_hu: must be two numbers"),
         ({"loss": "mse"}, "loss: must be one of bce, dice, bce_dice. Received: 'mse'"),
         ({"backbone": 34}, "backbone: must be a string"),
-        ({"name": "../x"}, "name: letters"),
+        ({"epochs": float("inf")}, r"epochs: must lie in \[1, .* Received: inf"),
+        ({"learning_rate": 10**400}, "learning_rate: must lie in"),
+        *(({"name": name}, "name: letters") for name in ("../x", "_x", "-x", "größe", ".", "..", "x\n", "")),
     ],
 )
 def test_bad_fields_are_named(changes, message):
@@ -56,7 +59,11 @@ def test_bad_fields_are_named(changes, message):
         replace(load("baseline"), **changes)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"colour": 1}'])
+def with_epochs(text):
+    return load("baseline").to_json().replace(f'"epochs": {load("baseline").epochs}', f'"epochs": {text}')
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"colour": 1}', with_epochs("Infinity"), with_epochs("NaN")])
 def test_bad_json_names_its_file(text):
     with pytest.raises(ExperimentError, match=r"^run/experiment\.json: "):
         from_json(text, "run/experiment.json")
@@ -66,3 +73,25 @@ def test_a_file_without_experiment_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("EXPERIMENT = 3\n")
     with pytest.raises(ExperimentError, match="must define EXPERIMENT"):
         load(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"), [("epoch=3", "epoch: no such .* did you mean epochs"), ("epochs=3", "missing")]
+)
+def test_a_file_with_a_bad_field_is_named(tmp_path, field, message):
+    (tmp_path / "mine.py").write_text(f"from tf_liver.experiment import Experiment\nEXPERIMENT = Experiment({field})\n")
+    with pytest.raises(ExperimentError, match=rf"mine\.py: {message}"):
+        load(str(tmp_path / "mine.py"))
+
+
+def test_an_experiment_survives_pickle():
+    assert pickle.loads(pickle.dumps(load("baseline"))) == load("baseline")
+
+
+def test_an_unrelated_folder_of_experiments_hides_none_of_ours(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    source = "from tf_liver.experiment import load, replace\nEXPERIMENT = replace(load('baseline'), name='mine')\n"
+    (tmp_path / "experiments" / "mine.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert (load("baseline").name, load("mine").name) == ("baseline", "mine")
+    assert {"baseline", "mine"} <= set(experiment.names())

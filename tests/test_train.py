@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tf_liver import callbacks, evaluate, export, predict, train
 from tf_liver.runs import Run
@@ -33,11 +34,13 @@ def test_a_run_folder_can_be_repeated_from_its_own_files(trained, phantoms):
     facts = run.read_json("run.json")
     assert facts["data"] == str(phantoms)
     assert facts["policy"] == "float32"
+    assert facts["command"].startswith("python -m tf_liver.train --experiment demo --data ")
     assert facts["device"] == "CPU: no GPU visible to TensorFlow"
     assert {"tensorflow", "segmentation-models", "numpy"} <= set(facts["versions"])
     split = run.read_json("split.json")
     assert len(split["train"]) == 3
     assert len(split["held_out"]) == 1
+    assert sorted(split["patients"]) == sorted(split["train"] + split["held_out"])
     rows = log(trained)
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert {"loss", "val_dice", "val_mean_iou", "val_pixel_accuracy", "slices_per_s", "input_wait"} <= set(rows[0])
@@ -103,6 +106,43 @@ def test_other_data_leaves_out_the_training_cases(trained, phantoms, capsys, tmp
     assert json.loads((tmp_path / "summary.json").read_text())["cases"] == 1
 
 
+def test_results_of_other_data_and_checkpoints_lie_apart(trained, phantoms, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    for argv in ([], ["--checkpoint", "last"], ["--data", str(phantoms), "--checkpoint", "last"]):
+        assert evaluate.main([str(run), *argv]) == 0
+    found = {p.parent.name for p in run.glob("*/summary.json")}
+    assert found == {"evaluation", "evaluation-last", f"evaluation-last-{phantoms.name}"}
+
+
+def test_a_run_keeps_its_precision_but_is_exported_in_float32(trained, phantoms, tmp_path, capsys):
+    """The run says auto, and was trained on a machine that picked bfloat16."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    for name, old, new in (
+        ("experiment.json", '"precision": "float32"', '"precision": "auto"'),
+        ("run.json", '"policy": "float32"', '"policy": "mixed_bfloat16"'),
+    ):
+        (run / name).write_text((run / name).read_text().replace(old, new))
+    scan = str(phantoms / "imagesTr" / "phantom_00.nii.gz")
+    assert predict.main([scan, "-o", str(tmp_path / "out"), "--run", str(run)]) == 0
+    assert evaluate.main([str(run)]) == 0
+    assert capsys.readouterr().out.count("precision mixed_bfloat16") == 2
+    assert export.main([str(run), "--output", str(tmp_path)]) == 0
+    model = SavedModel.FromString((tmp_path / "tf_liver" / "1" / "saved_model.pb").read_bytes())
+    functions = model.meta_graphs[0].graph_def.library.function
+    types = {a.type for f in functions for node in f.node_def for a in node.attr.values()}
+    assert tf.float32.as_datatype_enum in types
+    assert tf.bfloat16.as_datatype_enum not in types
+
+
+def test_ctrl_c_before_the_first_step_exits_130(phantoms, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks, "all_callbacks", interrupted)
+    assert train.main(["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
 def test_export_command(trained, tmp_path, capsys):
     assert export.main([str(trained), "--output", str(tmp_path)]) == 0
     assert (tmp_path / "tf_liver" / "1" / "saved_model.pb").is_file()
@@ -126,8 +166,12 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoints(phantoms, t
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_last_weights_and_exits_130(phantoms, tmp_path):
+@pytest.mark.parametrize("store", [True, False])
+def test_ctrl_c_keeps_the_last_weights_and_exits_130(phantoms, tmp_path, store):
     argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY, "--epochs", "500"]
+    if store:
+        argv.remove("--no-store")
+        argv += ["--prepared", str(tmp_path / "prepared")]
     process = subprocess.Popen(
         [sys.executable, "-m", "tf_liver.train", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -27,7 +27,7 @@ class TimedModel(tf.keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """Return Keras' train function, with the batch taken outside of it, where the clock can see it."""
         if self.train_function is None or force:
-            step = tf.function(self._distributed_step)
+            step = tf.function(self._distributed_step, reduce_retracing=True)  # the last batch may be smaller
 
             def train(iterator: Any) -> dict[str, tf.Tensor]:
                 start = time.perf_counter()
@@ -53,6 +53,9 @@ class Checkpoints(tf.keras.callbacks.Callback):
         self._run = run
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        # The weights that the last step left have no training loss yet: validation is what shows them.
+        for name in ("loss", "val_loss", MONITOR):
+            require_finite(logs[name], name, f"after epoch {epoch + 1}")
         self.save("last")
         if logs[MONITOR] > self.best:
             self.best, self.best_epoch = logs[MONITOR], epoch + 1
@@ -68,12 +71,16 @@ class StopOnNaN(tf.keras.callbacks.Callback):
     """Ends training at the first loss that is not a number, before a checkpoint could hold it."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        if not np.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"training stopped at step {batch + 1} of its epoch: the loss must be finite. "
-                f"Received: {logs['loss']}. "
-                "The checkpoints before it are kept; a lower --learning-rate or --precision float32 may help"
-            )
+        require_finite(logs["loss"], "loss", f"at step {batch + 1} of its epoch")
+
+
+def require_finite(value: float, name: str, when: str) -> None:
+    """Raise FloatingPointError for a loss or score that is not a number."""
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"training stopped {when}: the {name} must be finite. Received: {value}. "
+            "The checkpoints before it are kept; a lower --learning-rate or --precision float32 may help"
+        )
 
 
 class Progress(tf.keras.callbacks.Callback):

@@ -5,14 +5,15 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import io
 import os
+import shlex
 import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from argparse_dataclass import ArgumentParser
 
@@ -27,18 +28,32 @@ class Main(Protocol):
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, REFUSED, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+_NVIDIA = Path("/dev/nvidia0")
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
     """Return a dataclass field for argparse-dataclass, which shows no defaults in its help by itself."""
-    shown = f" (default: {default})" if default not in (None, False) else ""
+    # A switch is off by default; that of a True field is --no-…, beside which "True" would read wrong.
+    shown = "" if default is None or isinstance(default, bool) else f" (default: {default})"
     return dataclasses.field(default=default, metadata={"help": help + shown, **metadata})
 
 
 def debug_option() -> Any:
     """Return the field `debug` that every command has."""
     return option(False, "show the traceback of an error")
+
+
+def command_line(prog: str, argv: Sequence[str] | None) -> str:
+    """Return what to type into a shell to call a command again."""
+    return shlex.join(["python", "-m", f"tf_liver.{prog}", *map(str, sys.argv[1:] if argv is None else argv)])
+
+
+def check_option(name: str, value: int, low: int, high: int | None = None) -> None:
+    """Refuse an option outside its range with a ValueError that names it."""
+    if value < low or (high is not None and value > high):
+        rule = f"be at least {low}" if high is None else f"lie in [{low}, {high}]"
+        raise ValueError(f"--{name}: must {rule}. Received: {value}")
 
 
 class _Parser(ArgumentParser):
@@ -89,7 +104,8 @@ def _parse(
 def command(main: Main) -> Main:
     """Wrap a `main(argv=None)`: errors become one line and an exit code; `--debug` lets them through.
 
-    0 done, 1 done with failures named or an error of ours, 2 refused (bad input), 130 interrupted.
+    0 done, 1 done with failures named or an error of ours, 2 refused (bad input), 130 interrupted, 141 when the
+    reader of the output has gone (`… | head`), as a shell reports other programs.
     """
 
     @functools.wraps(main)
@@ -98,7 +114,12 @@ def command(main: Main) -> Main:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
-                return main(argv)
+                code = main(argv)
+                sys.stdout.flush()  # a reader that has gone is met here, not at the interpreter's end
+                return code
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+                return UNREAD
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 return INTERRUPTED
@@ -108,13 +129,14 @@ def command(main: Main) -> Main:
                 refused = isinstance(error, ValueError | OSError)
                 what = "" if refused or isinstance(error, ArithmeticError) else f"{type(error).__name__}: "
                 hint = "" if refused else " (--debug shows where)"
-                print(f"error: {what}{_one_line(error)}{hint}", file=sys.stderr)
+                print(f"error: {what}{one_line(error)}{hint}", file=sys.stderr)
                 return REFUSED if refused else FAILED
 
     return wrapped
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return an error's message in one line, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -125,31 +147,43 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 def quiet_tensorflow() -> Any:
-    """Import and return TensorFlow without the log lines of its start; they are shown if it fails.
+    """Import and return TensorFlow without the log lines of its start; they are shown if it fails or misses a GPU.
 
     TensorFlow 2.21 writes some before TF_CPP_MIN_LOG_LEVEL is looked at, straight to file descriptor 2.
     """
-    with _held_back_stderr():
+    with _held_back_stderr() as held:
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
+        gpus = tf.config.list_physical_devices("GPU")
         tf.constant(0.0) + 1.0  # makes the devices, which is when CUDA speaks
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if not gpus and not hidden and _NVIDIA.exists():
+        print(
+            f"{''.join(held)}warning: {_NVIDIA} is there, but TensorFlow sees no GPU; TF_CPP_MIN_LOG_LEVEL=0 says more",
+            file=sys.stderr,
+        )
     tf.get_logger().setLevel("ERROR")
     return tf
 
 
+def _read_back(held: Any) -> bytes:
+    held.seek(0)
+    return held.read()
+
+
 @contextlib.contextmanager
-def _held_back_stderr() -> Iterator[None]:
-    """Hold back what is written to file descriptor 2, and let it out on an error."""
+def _held_back_stderr() -> Iterator[list[str]]:
+    """Hold back what is written to file descriptor 2, and let it out on an error; afterwards the list holds it."""
     sys.stderr.flush()
     saved = os.dup(2)
+    text: list[str] = []
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            yield
+            yield text
+            text.append(_read_back(held).decode(errors="replace"))
         except BaseException:
-            held.seek(0)
-            os.write(saved, cast(io.BufferedRandom, held).read())
+            os.write(saved, _read_back(held))
             raise
         finally:
             os.dup2(saved, 2)

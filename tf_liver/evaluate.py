@@ -23,7 +23,9 @@ class EvaluateOptions:
     checkpoint: str = option(
         "best", "best was chosen by the Dice of the held-out slices, last was not", choices=["best", "last"]
     )
-    output: Optional[Path] = option(None, "folder of the results; without it <run>/evaluation")
+    output: Optional[Path] = option(
+        None, "folder of the results; without it <run>/evaluation, -last and -<name of the data> added"
+    )
     runs: Path = option(RUNS, "where to look for the latest run")
     debug: bool = debug_option()
 
@@ -37,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = options.data or Path(run.read_json("run.json")["data"])
     split = run.read_json("split.json")
     cases = held_out_of(find_cases(data), split, other_data=options.data is not None)
-    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", flush=True)
+    experiment = run.trained_experiment
+    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", end="")
+    print(f"; precision {experiment.precision}", flush=True)
 
     tf = quiet_tensorflow()
     from tf_liver.model.predictor import SlicePredictor
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.volume.overlay import side_by_side
     from tf_liver.volume.scores import Counts, score_case
 
-    predictor = SlicePredictor(load_network(run.experiment, str(weights)), run.experiment)
+    predictor = SlicePredictor(load_network(experiment, str(weights)), experiment)
     rows, pictures, pooled = [], [], Counts(0, 0, 0, 0)
     for case in track(cases, "segmenting cases", len(cases)):
         counts, voxel_ml, picture = evaluate_case(case, predictor)
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     summary = {"run": str(run.path), "checkpoint": options.checkpoint, "data": str(data)}
     summary |= report.summarise(rows, pooled)
-    output = options.output or run.path / "evaluation"
+    output = options.output or run.path / results_name(options.checkpoint, options.data)
     files.write_atomic(output / "metrics.csv", report.metrics_csv(rows))
     files.write_atomic(output / "summary.json", report.to_json(summary))
     files.write_atomic(output / "overlay.png", tf.io.encode_png(side_by_side(pictures[:4])).numpy())
@@ -66,6 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report.summary_line(summary))
     print(f"written to {output}: metrics.csv, summary.json, overlay.png")
     return DONE
+
+
+def results_name(checkpoint: str, other_data: Path | None) -> str:
+    """Return the folder's name in the run: evaluation, with -last and the name of other data where they apply."""
+    parts = ["last"] * (checkpoint == "last") + ([other_data.resolve().name] if other_data else [])
+    return "-".join(["evaluation", *parts])
 
 
 if __name__ == "__main__":

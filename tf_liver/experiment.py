@@ -4,7 +4,9 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import runpy
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ NORMALISATIONS = ("clip_max", "window")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver",)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class ExperimentError(ValueError):
@@ -73,6 +76,12 @@ class Experiment:
     precision: str = _setting("auto picks by hardware", choices=PRECISIONS)
     folds: int = _setting("folds of the cross-validation, by patient", low=2, high=1000)
 
+    def __new__(cls, **fields: Any) -> "Experiment":
+        # Ahead of dataclass' __init__, whose TypeError gives no hint; pickle and copy come without fields.
+        if fields:
+            _check_names(fields, complete=True)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
@@ -83,8 +92,10 @@ class Experiment:
             raise ExperimentError(
                 f"image_size: must be a multiple of 32, or 0 for the native size. Received: {self.image_size}"
             )
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
-            raise ExperimentError(f"name: letters, digits, '-', '_' and '.', at least one. Received: {self.name!r}")
+        if not _NAME.fullmatch(self.name):  # it names folders, and the network's TensorFlow scope
+            raise ExperimentError(
+                f"name: letters a to z, digits, '-', '_' and '.', a letter or digit first. Received: {self.name!r}"
+            )
 
     def to_json(self) -> str:
         """Return the experiment as a JSON object, one field a line."""
@@ -108,10 +119,13 @@ def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ExperimentError(f"{spec.name}: must be of type {kind.__name__}. Received: {value!r}")
+    finite = abs(value) <= sys.float_info.max  # math.isfinite fails on integers beyond float
+    if finite and kind is int and value != int(value):
+        raise ExperimentError(f"{spec.name}: must be of type int. Received: {value!r}")
     low, high = spec.metadata["low"], spec.metadata["high"]
-    if not math.isfinite(value) or not low <= value <= high:
+    if not finite or not low <= value <= high:
         raise ExperimentError(f"{spec.name}: must lie in [{low:g}, {high:g}]. Received: {value!r}")
     return kind(value)
 
@@ -139,46 +153,48 @@ def from_json(text: str, source: str) -> Experiment:
     if not isinstance(table, dict):
         raise ExperimentError(f"{source}: must hold an object. Received: {type(table).__name__}")
     try:
-        _check_names(table)
-        missing = [f.name for f in dataclasses.fields(Experiment) if f.name not in table]
-        if missing:
-            raise ExperimentError(f"missing fields: {', '.join(missing)}")
+        _check_names(table, complete=True)
         return Experiment(**table)
     except ExperimentError as error:
         raise ExperimentError(f"{source}: {error}") from error
 
 
-def _check_names(table: Mapping[str, Any]) -> None:
+def _check_names(table: Mapping[str, Any], complete: bool = False) -> None:
     names = [f.name for f in dataclasses.fields(Experiment)]
     for name in table:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
             raise ExperimentError(f"{name}: no such field of an experiment; {hint}")
+    if complete and (missing := [name for name in names if name not in table]):
+        raise ExperimentError(f"missing fields: {', '.join(missing)}")
 
 
-def experiments_folder() -> Path:
-    """Return `experiments/` of the working folder, else the one beside the package."""
-    local = Path("experiments")
-    return local if local.is_dir() else Path(__file__).parents[1] / "experiments"
+def _files() -> dict[str, Path]:
+    """Return name → file of all experiments: those beside the package, and before them those of the working folder."""
+    folders = (Path(__file__).parents[1] / "experiments", Path("experiments"))
+    return {p.stem: p for folder in folders for p in folder.glob("*.py") if not p.name.startswith("_")}
 
 
 def names() -> list[str]:
     """Return the names of all experiments, sorted."""
-    return sorted(p.stem for p in experiments_folder().glob("*.py") if not p.name.startswith("_"))
+    return sorted(_files())
 
 
 def load(name: str) -> Experiment:
     """Return the experiment that `experiments/<name>.py`, or the file `name` if it ends in .py, defines.
 
     Raises:
-        ExperimentError: no such experiment (the message lists the names there are), or a file
-            without `EXPERIMENT = Experiment(…)`.
+        ExperimentError: no such experiment (the message lists the names there are), a file without
+            `EXPERIMENT = Experiment(…)`, or one with a bad field.
     """
-    path = Path(name) if name.endswith(".py") else experiments_folder() / f"{name}.py"
-    if not path.is_file():
+    path = Path(name) if name.endswith(".py") else _files().get(name)
+    if path is None or not path.is_file():
         raise ExperimentError(f"experiment: there is no {name!r}; there are: {', '.join(names())}")
-    experiment = runpy.run_path(str(path)).get("EXPERIMENT")
+    try:
+        experiment = runpy.run_path(str(path)).get("EXPERIMENT")
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise ExperimentError(f"{path}: must define EXPERIMENT = Experiment(…). Received: {experiment!r}")
     return experiment

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from tf_liver.command import DONE, command, debug_option, option, parse, quiet_tensorflow
+from tf_liver.experiment import replace
 from tf_liver.runs import RUNS, Run
 
 
@@ -26,14 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(ExportOptions, argv, "export", __doc__)
     run = Run.open(options.run) if options.run else Run.latest(options.runs)
     weights = run.require_checkpoint("best")
-    print(f"exporting {run.path}", flush=True)
+    # Weights are float32; a bfloat16 graph would only suit machines like the one that trained.
+    experiment = replace(run.experiment, precision="float32")
+    print(f"exporting {run.path}; precision float32", flush=True)
 
     quiet_tensorflow()
     from tf_liver.model.predictor import SlicePredictor
     from tf_liver.model.unet import load_network
     from tf_liver.serving.bundle import write_bundle
 
-    predictor = SlicePredictor(load_network(run.experiment, str(weights)), run.experiment)
+    predictor = SlicePredictor(load_network(experiment, str(weights)), experiment)
     folder = write_bundle(predictor, options.output)
     print(f"{folder}: image (B, H, W) float32 HU -> probability (B, H, W) float32; checked against the run")
     return DONE

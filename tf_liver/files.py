@@ -1,10 +1,15 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# The umask can only be read by setting it, for all threads: once, on import, before there are any.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -22,12 +27,12 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
         yield Path(name)
         if sync:
             fsync(Path(name))
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, 0o666 & ~_UMASK)
         os.replace(name, path)
         if sync:
             fsync(path.parent)
     except BaseException as error:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)  # gone, if only the folder's fsync failed
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # "No space left on device" does not say for what
         raise
@@ -40,16 +45,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Force a file or folder to disk: a rename is only safe once its contents are there."""
+    """Force a file or folder to disk, as far as its mount can: a rename is only safe once its contents are there."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network mounts cannot sync a folder
+            raise
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    """Return the umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tf_liver.command import DONE, command, debug_option, option, parse
+from tf_liver.command import DONE, check_option, command, debug_option, option, parse
 from tf_liver.data.build import PREPARED, default_folder, prepare
 from tf_liver.data.cases import DEFAULT_DATA, find_cases
 
@@ -27,6 +27,7 @@ class PrepareOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Bring the prepared slices of a data folder up to date."""
     options = parse(PrepareOptions, argv, "prepare", __doc__)
+    check_option("workers", options.workers, 1)
     cases = find_cases(options.data)
     folder = default_folder(options.data, options.prepared)
     start = time.perf_counter()

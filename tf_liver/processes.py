@@ -2,10 +2,16 @@
 
 import itertools
 import multiprocessing
+import os
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import TypeVar
+
+from tf_liver.progress import show_warning
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -23,8 +29,22 @@ def in_processes(work: Callable[..., Result], items: Sequence[T], workers: int, 
         yield from (work(item, *others) for item in items)
         return
     # spawn, not fork: the caller may have threads (TensorFlow has), which do not survive a fork.
-    with ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(items)), context, _begin) as pool:
         try:
             yield from pool.map(work, items, *(itertools.repeat(other) for other in others))
         except BrokenProcessPool as error:
             raise MemoryError("a worker was killed, most likely for lack of memory; lower --workers") from error
+
+
+def _begin() -> None:
+    """Set up a worker: it ends with its parent, however that ends, and shows warnings as commands do."""
+    warnings.showwarning = show_warning
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -16,3 +16,9 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         yield from items
         return
     yield from tqdm(items, what, total, leave=False)
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print our own warnings as a line; those of libraries are for their developers."""
+    if category.__module__.startswith("tf_liver"):
+        print(f"warning: {message}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import json
 import platform
-import sys
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_liver import files
-from tf_liver.experiment import Experiment, from_json
+from tf_liver.experiment import Experiment, ExperimentError, from_json, replace
 
 RUNS = Path("runs")
 PACKAGES = ("tensorflow", "tf-keras", "segmentation-models", "nibabel", "numpy", "albumentations")
@@ -26,11 +26,11 @@ class Run:
 
     experiment.json  the experiment with every override
     run.json         command, data folder, fold, seed, device, versions
-    split.json       case_ids of training and held-out cases
+    split.json       case_ids of training and held-out cases, and their patients
     log.csv          a row an epoch
     checkpoints/     best.weights.h5 and last.weights.h5
     tensorboard/     event files
-    evaluation/      metrics.csv, summary.json, overlay.png
+    evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
 
     path: Path
@@ -85,6 +85,15 @@ class Run:
         path = self.path / "experiment.json"
         return from_json(path.read_text(), str(path))
 
+    @property
+    def trained_experiment(self) -> Experiment:
+        """The experiment with the precision it was trained in, whatever `auto` would pick on this machine."""
+        policy = self.read_json("run.json").get("policy", self.experiment.precision)
+        try:
+            return replace(self.experiment, precision=policy)
+        except ExperimentError as error:
+            raise RunError(f"{self.path / 'run.json'}: policy: {error}") from error
+
     def read_json(self, name: str) -> dict[str, Any]:
         """Return one of the run's JSON files.
 
@@ -111,10 +120,16 @@ class Run:
         return path
 
 
+def require_writable(root: Path) -> None:
+    """Make the folder of runs where there is none, and raise the OSError of a new file in it at once."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root):
+        pass
+
+
 def _versions() -> dict[str, Any]:
-    """Return what a run needs to be repeated: command, machine, Python and package versions."""
+    """Return what a run needs to be repeated: machine, Python and package versions."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -1,5 +1,6 @@
 """Train an experiment on one fold of a Task03_Liver folder, into a new run folder."""
 
+import contextlib
 import os
 import sys
 import time
@@ -8,13 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tf_liver.command import DONE, command, debug_option, option, parse_with_experiment, quiet_tensorflow
+from tf_liver.command import (
+    DONE,
+    check_option,
+    command,
+    command_line,
+    debug_option,
+    option,
+    parse_with_experiment,
+    quiet_tensorflow,
+)
 from tf_liver.data.build import PREPARED, default_folder, prepare
 from tf_liver.data.cases import DEFAULT_DATA, Split, choose_split, find_cases
 from tf_liver.data.index import SliceIndex, index_labels
 from tf_liver.data.store import SliceStore
 from tf_liver.experiment import Experiment, load, replace
-from tf_liver.runs import RUNS, Run
+from tf_liver.runs import RUNS, Run, require_writable
 
 
 @dataclass
@@ -25,7 +35,7 @@ class TrainOptions:
     data: Path = option(DEFAULT_DATA, "Task03_Liver folder: imagesTr/, labelsTr/, dataset.json")
     fold: int = option(0, "which fold's cases are held out")
     seed: int = option(0, "seed of weights, order and augmentation; the folds do not depend on it")
-    workers: int = option(os.cpu_count() or 1, "threads that decode and augment")
+    workers: int = option(os.cpu_count() or 1, "processes that prepare and load slices; threads with --no-store")
     runs: Path = option(RUNS, "where the run folder is made")
     store: bool = option(True, "stream from the scans instead of preparing their slices once", args=["--no-store"])
     prepared: Path = option(PREPARED, "folder under which prepared slices are kept")
@@ -36,8 +46,11 @@ class TrainOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Walk from the experiment to a trained run folder."""
     options, changes = parse_with_experiment(TrainOptions, argv, "train", __doc__)
+    check_option("workers", options.workers, 1)
+    check_option("seed", options.seed, 0, 2**32 - 1)
     experiment = replace(load(options.experiment), **changes)
     split = choose_split(find_cases(options.data), experiment.folds, options.fold)
+    require_writable(options.runs)
 
     tf = quiet_tensorflow()
     from tf_liver.callbacks import Checkpoints, TimedModel, all_callbacks
@@ -50,15 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"training {experiment.name} on {device}; precision {policy}", flush=True)
 
     tf.keras.utils.set_random_seed(options.seed)
-    training, validation, train, held_out = _batches(options, experiment, split)
+    network = build_network(experiment)  # before the slices are prepared: it may have to refuse the backbone
+    loaders = contextlib.ExitStack()  # the processes that load batches, which end with the training
+    training, validation, train, held_out = _batches(options, experiment, split, loaders)
 
-    network = build_network(experiment)
     model = TimedModel(network.input, network.output)
     steps = steps_per_epoch(train, experiment.negative_ratio, experiment.batch_size)
     compile_network(model, experiment, steps)
 
-    facts = {"data": str(options.data.resolve()), "fold": options.fold, "seed": options.seed}
-    facts |= {"workers": options.workers, "device": device, "policy": policy}
+    facts = {"command": command_line("train", argv), "data": str(options.data.resolve()), "fold": options.fold}
+    facts |= {"seed": options.seed, "workers": options.workers, "device": device, "policy": policy}
     run = Run.create(options.runs, experiment, facts, split.case_ids)
     slices = epoch_length(train, experiment.negative_ratio)
     print(f"run folder {run.path}: {slices} slices of {len(split.train)} cases train, ", end="")
@@ -76,11 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             verbose=0,
         )
     except KeyboardInterrupt:
-        checkpoints.save("last")
-        print(f"interrupted; the last weights are in {run.checkpoint('last')}", file=sys.stderr)
+        if checkpoints.model is not None:  # else fit has not begun
+            checkpoints.save("last")
+            print(f"interrupted; the last weights are in {run.checkpoint('last')}", file=sys.stderr)
         raise
     except tf.errors.OpError as error:
         raise data_error(error) from error
+    finally:
+        loaders.close()
     minutes = (time.perf_counter() - start) / 60
     print(
         f"{run.path}: best validation Dice {checkpoints.best:.4f} at epoch {checkpoints.best_epoch}, {minutes:.1f} min"
@@ -88,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _batches(options: TrainOptions, experiment: Experiment, split: Split) -> tuple[Any, Any, SliceIndex, SliceIndex]:
+def _batches(
+    options: TrainOptions, experiment: Experiment, split: Split, loaders: contextlib.ExitStack
+) -> tuple[Any, Any, SliceIndex, SliceIndex]:
     """Return training and validation batches and their indices, from prepared slices or from the scans."""
     from tf_liver.data import pipeline
 
@@ -96,7 +115,8 @@ def _batches(options: TrainOptions, experiment: Experiment, split: Split) -> tup
         folder = default_folder(options.data, options.prepared)
         prepare([*split.train, *split.held_out], folder, options.workers)
         train, held_out = SliceStore(folder, split.train), SliceStore(folder, split.held_out)
-        training = pipeline.stored_batches(train, experiment, options.seed, options.workers)
+        load = loaders.enter_context(pipeline.training_loader(train, experiment, options.workers))
+        training = pipeline.stored_batches(train, experiment, options.seed, options.workers, load=load)
         validation = pipeline.stored_validation(held_out, experiment)
         return training, validation, train.index, held_out.index
     indices = [index_labels(cases, options.workers) for cases in (split.train, split.held_out)]

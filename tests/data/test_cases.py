@@ -31,11 +31,20 @@ def test_dataset_json_names_cases_and_patients(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background"}, "training": entries}))
     with pytest.raises(DataError, match="labels must be 0 background, 1 liver"):
         find_cases(tmp_path)
-    labels = {"0": "background", "1": "liver", "2": "cancer"}
+    labels = {"0": "background", "1": "liver", "2": "spleen"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
+    with pytest.raises(DataError, match="labels must be 0 background, 1 liver, 2 cancer"):
+        find_cases(tmp_path)
+    labels["2"] = "Tumour"
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
     with pytest.warns(DataWarning, match="does not list c; left out"):
         found = find_cases(tmp_path)
     assert [(c.case_id, c.patient) for c in found] == [("a", "p"), ("b", "p")]
+
+
+def test_a_digit_that_is_no_number_is_a_letter(tmp_path):
+    names = ["\u00b2.nii", "\u0663.nii", "1.nii"]
+    assert [c.case_id for c in find_cases(layout(tmp_path, names))] == ["1", "\u00b2", "\u0663"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,14 @@ def test_a_fold_that_is_not_there_is_refused():
 def test_own_data_scores_the_held_out_and_other_data_all_but_the_trained():
     cases, ids = [case(i) for i in range(4)], {"train": ["liver_0"], "held_out": ["liver_2"]}
     assert [c.case_id for c in held_out_of(cases, ids, other_data=False)] == ["liver_2"]
-    with pytest.warns(DataWarning, match="trained on liver_0; not scored"):
+    with pytest.warns(DataWarning, match="trained on the patients of liver_0; not scored"):
         assert [c.case_id for c in held_out_of(cases, ids, other_data=True)] == ["liver_1", "liver_2", "liver_3"]
     with pytest.raises(DataError, match="Missing: liver_2"):
         held_out_of(cases[:2], ids, other_data=False)
+
+
+def test_other_data_leaves_out_other_scans_of_a_training_patient():
+    split = Split((case(0, "p0"),), (case(1, "p1"),)).case_ids
+    with pytest.warns(DataWarning, match="patients of liver_7; not scored"):
+        found = held_out_of([case(7, "p0"), case(8, "p1"), case(9)], split, other_data=True)
+    assert [c.case_id for c in found] == ["liver_8", "liver_9"]

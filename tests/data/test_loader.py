@@ -1,4 +1,3 @@
-import gc
 import os
 import signal
 import time
@@ -13,7 +12,7 @@ from tf_liver.data.build import prepare
 from tf_liver.data.cases import find_cases
 from tf_liver.data.index import epoch_samples
 from tf_liver.data.loader import LoaderProcesses, SliceLoader
-from tf_liver.data.pipeline import stored_batches
+from tf_liver.data.pipeline import data_error, stored_batches
 from tf_liver.data.store import SliceStore, images_path
 
 
@@ -23,18 +22,14 @@ def loader(phantoms, tmp_path, tiny):
     return SliceLoader(SliceStore(tmp_path, find_cases(phantoms)), WarpAugmenter(tiny))
 
 
-def children() -> set[int]:
-    """Return the processes that the fork server of this one has made."""
-    pids = {int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()}
-    found = set()
-    for pid in pids:
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"forkserver" in command and str(os.getpid()).encode():
-            found.add(pid)
-    return found
+def children(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return {int(c) for task in tasks.iterdir() for c in (task / "children").read_text().split()}
+
+
+def loading_processes() -> set[int]:
+    """Return the children of this process's children: what its fork server has made."""
+    return {pid for child in children(os.getpid()) for pid in children(child)}
 
 
 def test_processes_give_what_the_loader_gives_and_keep_what_is_held(loader, tiny):
@@ -49,18 +44,17 @@ def test_processes_give_what_the_loader_gives_and_keep_what_is_held(loader, tiny
         np.testing.assert_array_equal(masks, expected_masks)
 
 
-def test_the_processes_end_with_their_owner(loader, tiny):
-    before = children()
+def test_the_processes_end_when_closed(loader, tiny):
+    before = loading_processes()
     processes = LoaderProcesses(loader, 2, 8, tiny.image_size)
     processes(epoch_samples(loader.store.index, 0.0, 0, 0)[:8])
-    started = children() - before
-    assert started
-    del processes
-    gc.collect()
+    started = loading_processes() - before
+    assert len(started) == 2
+    processes.close()
     deadline = time.monotonic() + 10
-    while len(children() & started) > 1 and time.monotonic() < deadline:  # the fork server itself stays
+    while loading_processes() & started and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(children() & started) <= 1
+    assert not loading_processes() & started
 
 
 def test_a_damaged_slice_is_named_through_processes_and_tf_data(loader, tiny, tmp_path):
@@ -68,23 +62,25 @@ def test_a_damaged_slice_is_named_through_processes_and_tf_data(loader, tiny, tm
     values = bytearray(path.read_bytes())
     values[len(values) // 2] ^= 255
     path.write_bytes(values)
+    processes = LoaderProcesses(loader, 2, 8, tiny.image_size)
     with pytest.raises(Exception, match=r"phantom_02\.images\.npy: slice \d+ is damaged"):
-        list(stored_batches(loader.store, tiny, 0, 2))
+        list(stored_batches(loader.store, tiny, 0, 2, load=processes))
     rows = np.array([(2, z, 0) for z in loader.store.index.positives[2]])
     with pytest.raises(DataError, match="is damaged"):
         LoaderProcesses(loader, 1, len(rows), tiny.image_size)(rows)
 
 
 def test_a_killed_process_is_an_error_and_no_hang(loader, tiny):
-    before = children()
+    before = loading_processes()
     rows = epoch_samples(loader.store.index, 0.0, 0, 0)[:8]
-    processes = LoaderProcesses(loader, 2, 8, tiny.image_size)
+    processes = LoaderProcesses(loader, 1, 8, tiny.image_size)
     processes(rows)
-    server = {p for p in children() if b"forkserver" in Path(f"/proc/{p}/cmdline").read_bytes()}
-    for pid in server - before:
-        if int(Path(f"/proc/{pid}/stat").read_text().split()[3]) != os.getpid():  # a child of the fork server
-            os.kill(pid, signal.SIGKILL)
-    time.sleep(0.2)
-    with pytest.raises(MemoryError, match="a loading process was killed"):
-        for _ in range(3):
+    (worker,) = loading_processes() - before
+    os.kill(worker, signal.SIGKILL)
+    for _ in range(20):  # more often than there are slots
+        with pytest.raises(MemoryError, match="a loading process was killed"):
             processes(rows)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        list(stored_batches(loader.store, tiny, 0, 1, load=processes))
+    assert str(data_error(caught.value)).startswith("a loading process was killed")
+    assert isinstance(data_error(caught.value), MemoryError)

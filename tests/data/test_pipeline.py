@@ -1,3 +1,4 @@
+import contextlib
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tf_liver.data.pipeline import (
     stored_validation,
     streamed_batches,
     streamed_validation,
+    training_loader,
 )
 from tf_liver.data.slices import normalise
 from tf_liver.data.store import SliceStore
@@ -39,8 +41,15 @@ def store(phantoms, tmp_path_factory):
 def training(request, index, store):
     """Training batches of an experiment by either way: (experiment, seed, workers) → dataset."""
     if request.param == "streamed":
-        return lambda *args: streamed_batches(index, *args)
-    return lambda *args: stored_batches(store, *args)
+        yield lambda *args: streamed_batches(index, *args)
+        return
+    with contextlib.ExitStack() as stack:
+
+        def stored(experiment, seed, workers):
+            load = stack.enter_context(training_loader(store, experiment, workers))
+            return stored_batches(store, experiment, seed, workers, load=load)
+
+        yield stored
 
 
 def samples(dataset):
@@ -140,9 +149,29 @@ def test_shards_hold_every_slice_once(store, index, tiny, shards):
     experiment = replace(tiny, augmentation="resize", epochs=1, batch_size=16)
     parts = [stored_batches(store, experiment, 0, 2, shard=(n, shards)) for n in range(shards)]
     assert {int(p.cardinality()) for p in parts} == {steps_per_epoch(index, 0.0, 16)}
+    assert all(len(images) for p in parts for images, _ in p.as_numpy_iterator())
     together = [s for p in parts for s in samples(p)]
     assert Counter(together) == Counter(samples(stored_batches(store, experiment, 0, 2)))
     assert len(together) == epoch_length(index, 0.0)
+
+
+def test_no_batch_is_a_small_leftover(store, index, tiny):
+    experiment = replace(tiny, epochs=1)
+    sizes = [len(images) for images, _ in stored_batches(store, experiment, 0, 2).as_numpy_iterator()]
+    assert max(sizes) <= experiment.batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == epoch_length(index, 0.0)
+
+
+@pytest.mark.slow
+def test_store_and_stream_hold_the_same_samples_of_real_scans(real_data, tiny, tmp_path):
+    cases = find_cases(real_data / "Task03_Liver")
+    prepare(cases, tmp_path, workers=2)
+    stored_index = SliceStore(tmp_path, cases)
+    experiment = replace(tiny, image_size=128, epochs=1, augmentation="flip_rotate")
+    streamed = samples(streamed_batches(index_labels(cases, 2), experiment, 3, 2))
+    assert Counter(streamed) == Counter(samples(stored_batches(stored_index, experiment, 3, 2)))
+    assert len(streamed) == 208
 
 
 def test_any_batch_can_be_the_first(store, tiny):
@@ -219,7 +248,7 @@ def test_a_case_without_liver_adds_no_slices_and_says_so(tmp_path, tiny):
 
 
 def test_no_liver_anywhere_is_refused(tmp_path):
-    with pytest.warns(DataWarning), pytest.raises(DataError, match="needs a slice with liver"):
+    with pytest.warns(DataWarning), pytest.raises(DataError, match="a slice with liver is needed"):
         index_labels(two_cases(tmp_path, (False, False)), 1)
 
 

@@ -1,5 +1,6 @@
 """Building the prepared store: several processes, case by case, resumable, one builder at a time."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -7,16 +8,27 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tf_liver import __version__, files
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case
-from tf_liver.data.nifti import check_same_grid, read_grid, read_label, read_volume
+from tf_liver.data.nifti import check_same_grid, iterate_slices, read_grid, read_label
 from tf_liver.data.slices import positive_slices
-from tf_liver.data.store import FORMAT, MANIFEST, images_path, labels_path, read_record, record_path, slice_crc
+from tf_liver.data.store import (
+    FORMAT,
+    MANIFEST,
+    images_path,
+    labels_path,
+    read_manifest,
+    read_record,
+    record_path,
+    seal_of,
+    slice_crc,
+    write_record,
+)
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
 
@@ -46,30 +58,36 @@ def prepare(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder, say):
-        full = full or not (folder / MANIFEST).exists()
-        checkers = workers if full else 1  # a quick look is over before a process has started
-        current = list(
-            track(in_processes(_is_current, cases, checkers, folder, full), "checking prepared slices", len(cases))
-        )
-        missing = [case for case, good in zip(cases, current, strict=True) if not good]
+        known = read_manifest(folder)
+        looks = [full or known.get(case.case_id) != seal_of(folder, case.case_id) for case in cases]
+        tasks = list(zip(cases, looks, strict=True))
+        checkers = workers if any(looks) else 1  # a quick look is over before a process has started
+        current = track(in_processes(_is_current, tasks, checkers, folder), "checking prepared slices", len(cases))
+        missing = [case for case, good in zip(cases, list(current), strict=True) if not good]
         if missing:
             _announce(missing, folder, workers, say)
             (folder / MANIFEST).unlink(missing_ok=True)
-            for leftover in folder.glob(".*.npy"):  # of a builder that was killed
-                leftover.unlink()
+            for leftover in (p for kind in (".*.npy", ".*.json") for p in folder.glob(kind)):
+                leftover.unlink()  # of a builder that was killed
             for _ in track(in_processes(build_case, missing, workers, folder), "preparing slices", len(missing)):
                 pass
-        if missing or not (folder / MANIFEST).exists():
-            _commit(cases, folder)
+        if missing or any(case.case_id not in known for case in cases):
+            _commit(sorted({*known, *(case.case_id for case in cases)}), folder)
     return [case.case_id for case in missing]
 
 
-def _commit(cases: Sequence[Case], folder: Path) -> None:
+def _commit(case_ids: Sequence[str], folder: Path) -> None:
     """Force everything to disk, and only then say that it is there."""
-    for case in cases:
+    seals = {case_id: seal for case_id in case_ids if (seal := seal_of(folder, case_id))}
+    for case_id in seals:
         for path in (images_path, labels_path, record_path):
-            files.fsync(path(folder, case.case_id))
-    manifest = {"format": FORMAT, "tf_liver": __version__, "cases": [case.case_id for case in cases]}
+            files.fsync(path(folder, case_id))
+    manifest = {
+        "format": FORMAT,
+        "tf_liver": __version__,
+        "settings": {"axes": ["depth", "height", "width"], "orientation": "RAS", "values": "HU"},
+        "cases": seals,
+    }
     files.write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
@@ -79,57 +97,82 @@ def build_case(case: Case, folder: Path) -> None:
     Files are renamed into place but not yet forced to disk: `_commit` does that for all together, and what a
     power cut loses before it is found by its CRC.
     """
-    label = read_label(case.label)
-    image = read_volume(case.image)
-    check_same_grid(image, label, case.label)
+    sources = {"image": _source(case.image), "label": _source(case.label)}
+    label, grid = read_label(case.label), read_grid(case.image)
+    check_same_grid(grid, label, case.label)
     positives = positive_slices(label.slices)
+    labels = enumerate(label.slices[z] for z in positives)
+    label_crcs, _ = _write(labels_path(folder, case.case_id), labels, (len(positives), *label.slices.shape[1:]))
+    image_crcs, dtype = _write(images_path(folder, case.case_id), iterate_slices(case.image), grid.slices.shape)
     record = {
         "format": FORMAT,
         "case_id": case.case_id,
-        "sources": {"image": _source(case.image), "label": _source(case.label)},
-        "shape": image.slices.shape,
-        "dtype": str(image.voxels.dtype),
-        "spacing_mm": image.spacing_mm,
-        "affine": image.affine.tolist(),
+        "sources": sources,
+        "shape": grid.slices.shape,
+        "dtype": dtype,
+        "spacing_mm": grid.spacing_mm,
+        "affine": grid.affine.tolist(),
         "positives": positives.tolist(),
-        "image_crc32": _write(images_path(folder, case.case_id), image.slices, range(len(image.slices))),
-        "label_crc32": _write(labels_path(folder, case.case_id), label.slices, positives),
+        "image_crc32": image_crcs,
+        "label_crc32": label_crcs,
     }
-    files.write_atomic(record_path(folder, case.case_id), json.dumps(record) + "\n")
+    for kind, path in (("image", case.image), ("label", case.label)):
+        if _facts(path) != {key: sources[kind][key] for key in ("bytes", "mtime_ns")}:
+            raise DataError(f"{path}: changed while it was being prepared")
+    write_record(folder, record)
 
 
-def _write(path: Path, slices: np.ndarray, chosen: Iterable[int]) -> list[int]:
-    """Write the chosen slices as one .npy array and return their CRCs."""
-    chosen, crcs = list(chosen), []
-    header = {"descr": slices.dtype.str, "fortran_order": False, "shape": (len(chosen), *slices.shape[1:])}
+def _write(path: Path, slices: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]) -> tuple[list[int], str]:
+    """Write numbered slices, in whatever order they come, as one .npy array; return their CRCs and type."""
+    crcs, dtype, begin = [0] * shape[0], np.dtype(np.uint8), 0
     with files.replacing(path, sync=False) as beside, open(beside, "wb") as out:
-        np.lib.format.write_array_header_1_0(out, header)
-        for z in chosen:
-            one = np.ascontiguousarray(slices[z])
-            crcs.append(slice_crc(one))
-            out.write(one.data)
-    return crcs
+        for z, one in slices:
+            values = np.ascontiguousarray(one)
+            if not begin:
+                dtype = values.dtype
+                begin = _write_header(out, dtype, shape)
+            out.seek(begin + z * values.nbytes)
+            out.write(values.data)
+            crcs[z] = slice_crc(values)
+        if not begin:
+            _write_header(out, dtype, shape)
+    return crcs, str(dtype)
+
+
+def _write_header(out: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> int:
+    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(out, header)
+    return out.tell()
 
 
 def _source(path: Path) -> dict[str, Any]:
     """Return what identifies a source file: size and time for a quick look, SHA-256 for a sure one."""
-    facts = path.stat()
+    facts = _facts(path)
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": str(path.resolve()), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": digest}
+    return {"path": str(path.resolve()), **facts, "sha256": digest}
 
 
-def _is_current(case: Case, folder: Path, full: bool) -> bool:
-    """Say whether a case is there, whole, and made from the sources as they are now."""
+def _facts(path: Path) -> dict[str, int]:
+    facts = path.stat()
+    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+
+def _is_current(task: tuple[Case, bool], folder: Path) -> bool:
+    """Say whether a case is there, whole (to the last bit if asked), and made from the sources as they are now."""
+    case, full = task
     record = read_record(folder, case.case_id)
-    if record is None or record["case_id"] != case.case_id:
+    if record is None:
         return False
     for kind, path in (("image", case.image), ("label", case.label)):
-        known, facts = record["sources"][kind], path.stat()
-        if (known["bytes"], known["mtime_ns"]) != (facts.st_size, facts.st_mtime_ns) and (
-            known["bytes"] != facts.st_size or known["sha256"] != _source(path)["sha256"]
-        ):
+        known = record["sources"][kind]
+        if all(known[key] == value for key, value in _facts(path).items()):
+            continue
+        fresh = _source(path)
+        if fresh["sha256"] != known["sha256"]:
             return False
+        known.update(fresh)  # touched or copied, not changed: the next look is quick again
+        write_record(folder, record)
     shape, name = record["shape"][1:], case.case_id
     return _is_whole(images_path(folder, name), record["dtype"], record["image_crc32"], shape, full) and _is_whole(
         labels_path(folder, name), "uint8", record["label_crc32"], shape, full
@@ -149,25 +192,37 @@ def _is_whole(path: Path, dtype: str, crcs: list[int], shape: list[int], full: b
 
 def _announce(cases: Sequence[Case], folder: Path, workers: int, say: Callable[[str], None]) -> None:
     """Say what will be built, how large and how long, and refuse at once if it cannot fit."""
-    size = sum(2 * read_grid(case.image).voxels.size for case in cases)
+    grids = [read_grid(case.image) for case in cases]
+    # Images as int16, or as float32 where the file holds floats; labels, of liver slices only, at most a byte more.
+    size = sum(g.voxels.size * (5 if g.header.get_data_dtype().kind == "f" else 3) for g in grids)
     free = shutil.disk_usage(folder).free
     seconds = size / CORE_BYTES_PER_S / min(workers, len(cases))
     time = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
     say(
-        f"preparing {len(cases)} cases into {folder}: about {size / 1e9:.1f} GB plus labels "
-        f"({free / 1e9:.1f} GB free), about {time}; --no-store streams instead"
+        f"preparing {len(cases)} cases into {folder}: up to {size / 1e9:.1f} GB ({free / 1e9:.1f} GB free), "
+        f"about {time}; `train --no-store` streams instead"
     )
     if size > free:
         raise DataError(
-            f"{folder}: the prepared slices need about {size / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free; "
-            "--prepared names another folder, --no-store streams instead"
+            f"{folder}: the prepared slices need up to {size / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free; "
+            "--prepared names another folder, `train --no-store` streams instead"
         )
 
 
 @contextmanager
 def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the store's lock, which the system frees when its holder dies; wait for another builder."""
-    with open(folder / ".lock", "w") as handle:
+    """Hold the store's lock, which the system frees when its holder dies; wait for another builder.
+
+    A store on a read-only disk needs none: nobody can build it, and it is used if it is whole.
+    """
+    try:
+        handle = open(folder / ".lock", "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES) or not (folder / MANIFEST).exists():
+            raise
+        yield
+        return
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,10 +1,12 @@
 """Cases: one scan and its label each, the Task03_Liver layout, and folds by patient."""
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from tf_liver.data import LABELS, DataError, DataWarning
 
 FOLD_SEED = 0  # one dealing of patients into folds for everybody, whatever the seed of the training
 DEFAULT_DATA = Path("data/Task03_Liver")
+_TUMOUR = {"cancer", "tumour", "tumor"}
 _SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -38,9 +41,13 @@ class Split:
             raise DataError(f"split: a patient must be on one side only. Received on both: {', '.join(sorted(both))}")
 
     @property
-    def case_ids(self) -> dict[str, list[str]]:
-        """The split as it is written into a run folder."""
-        return {"train": [c.case_id for c in self.train], "held_out": [c.case_id for c in self.held_out]}
+    def case_ids(self) -> dict[str, Any]:
+        """The split as it is written into a run folder: case_ids of both sides, and case_id → patient."""
+        return {
+            "train": [c.case_id for c in self.train],
+            "held_out": [c.case_id for c in self.held_out],
+            "patients": {c.case_id: c.patient for c in (*self.train, *self.held_out)},
+        }
 
 
 def find_cases(data: Path) -> list[Case]:
@@ -119,8 +126,8 @@ def _scans(folder: Path, problems: list[DataError]) -> dict[str, Path]:
 
 def _natural(case_id: str) -> tuple[object, ...]:
     """Sort liver_2 before liver_10."""
-    parts = "".join(c if c.isdigit() else f"\0{c}\0" for c in case_id).split("\0")
-    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p)
+    parts = re.findall("[0-9]+|[^0-9]", case_id)
+    return tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)
 
 
 def _read_dataset_json(path: Path) -> dict[str, str]:
@@ -134,7 +141,9 @@ def _read_dataset_json(path: Path) -> dict[str, str]:
         listed = [(case_id_of(Path(e["image"])), case_id_of(Path(e["label"])), e) for e in entries]
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not the dataset.json of a Decathlon task: {error!r}") from error
-    if labels and (labels.get(1) != "liver" or not set(labels) <= set(LABELS)):
+    if labels and (
+        labels.get(1) != "liver" or labels.get(2, "cancer") not in _TUMOUR or not set(labels) <= set(LABELS)
+    ):
         raise DataError(f"{path}: labels must be 0 background, 1 liver, 2 cancer. Received: {labels}")
     for image_id, label_id, _ in listed:
         if image_id != label_id:
@@ -177,19 +186,22 @@ def choose_split(cases: Sequence[Case], folds: int, fold: int) -> Split:
     return splits[fold]
 
 
-def held_out_of(cases: Sequence[Case], case_ids: dict[str, list[str]], other_data: bool) -> list[Case]:
+def held_out_of(cases: Sequence[Case], case_ids: dict[str, Any], other_data: bool) -> list[Case]:
     """Return the cases on which a run may be scored.
 
-    case_ids: the run's split.json. In the run's own data those are the held-out cases; in other data every case
-    but those the run was trained on.
+    case_ids: the run's split.json; older ones name no patients. In the run's own data those are the held-out
+    cases; in other data every case but those the run was trained on and other scans of their patients.
 
     Raises:
         DataError: a held-out case is missing from the data, or nothing is left to score.
     """
     if other_data:
-        chosen = [c for c in cases if c.case_id not in case_ids["train"]]
-        if left_out := [c.case_id for c in cases if c.case_id in case_ids["train"]]:
-            warnings.warn(f"the run was trained on {', '.join(left_out)}; not scored", DataWarning, stacklevel=2)
+        patients = case_ids.get("patients", {})
+        trained = {patients[c] for c in case_ids["train"] if c in patients}
+        chosen = [c for c in cases if c.case_id not in case_ids["train"] and c.patient not in trained]
+        if left_out := [c.case_id for c in cases if c not in chosen]:
+            who = f"the patients of {', '.join(left_out)}"
+            warnings.warn(f"the run was trained on {who}; not scored", DataWarning, stacklevel=2)
     else:
         chosen = [c for c in cases if c.case_id in case_ids["held_out"]]
         if missing := sorted(set(case_ids["held_out"]) - {c.case_id for c in chosen}, key=_natural):

@@ -30,8 +30,7 @@ class SliceIndex:
                 warnings.warn(text, DataWarning, stacklevel=3)
         if not sum(map(len, self.positives)):
             raise DataError(
-                f"{self.cases[0].label.parent}: training needs a slice with liver. "
-                f"Received: {len(self.cases)} cases without"
+                f"{self.cases[0].label.parent}: a slice with liver is needed. Received: {len(self.cases)} cases without"
             )
 
 

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import queue
 import signal
+import warnings
 import weakref
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -45,8 +46,8 @@ class LoaderProcesses:
     """Loads batches of a fixed slice size in other processes; call it from as many threads as there are processes.
 
     Batches lie in slots of shared memory and are handed on without a copy; a slot is free again when nobody holds
-    its arrays any more. The processes end with this object, and when this process ends in any way: the pipe that
-    they read from breaks.
+    its arrays any more. The processes end with `close`, and when this process ends in any way: the pipe that they
+    read from breaks.
 
     Raises, when called:
         DataError: what a process raised.
@@ -76,15 +77,17 @@ class LoaderProcesses:
     def __call__(self, rows: np.ndarray) -> Batch:
         """Return a batch as `SliceLoader` does."""
         connection, slot = self._idle.get(), self._free.get()
+        error: str | None = "gone"
         try:
             connection.send((slot, rows))
             error = connection.recv()
         except (EOFError, OSError) as gone:
             raise MemoryError("a loading process was killed, most likely for lack of memory; lower --workers") from gone
         finally:
-            self._idle.put(connection)
+            self._idle.put(connection)  # a broken one too: whoever takes it next must not wait for ever
+            if error:
+                self._free.put(slot)
         if error:
-            self._free.put(slot)
             raise DataError(error)
         memory = np.frombuffer(self._slots[slot], np.uint8)
         images, masks = _views(memory, self._shape, len(rows))
@@ -93,8 +96,9 @@ class LoaderProcesses:
         weakref.finalize(memory, self._free.put, slot)
         return images, masks
 
-    def __del__(self) -> None:
-        for connection in getattr(self, "_connections", ()):
+    def close(self) -> None:
+        """End the processes; a call after that raises."""
+        for connection in self._connections:
             connection.close()
 
 
@@ -114,6 +118,7 @@ def _views(memory: np.ndarray, shape: tuple[int, ...], number: int) -> Batch:
 
 def _serve(loader: SliceLoader, connection: Connection, slots: list[Any], shape: tuple[int, ...]) -> None:
     """Load what is asked for until the pipe breaks."""
+    warnings.simplefilter("ignore")  # the parent has read the same records, and has warned
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; then the pipe breaks
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -121,6 +126,7 @@ def _serve(loader: SliceLoader, connection: Connection, slots: list[Any], shape:
             try:
                 loader(rows, _views(np.frombuffer(slots[slot], np.uint8), shape, len(rows)))
             except Exception as error:
-                connection.send(str(error) or type(error).__name__)
+                known = isinstance(error, DataError | OSError)
+                connection.send(str(error) if known else f"{type(error).__name__}: {error}")
             else:
                 connection.send(None)

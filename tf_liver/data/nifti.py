@@ -6,6 +6,7 @@ sees a missing gzip trailer or a wrong checksum, and because it goes through flo
 
 import gzip
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -75,9 +76,40 @@ def read_volume(path: Path) -> Volume:
         FileNotFoundError: no such file.
     """
     with _open(path) as (stream, header):
-        raw = _read_voxels(stream, header, path)
+        raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
         _read_to_the_end(stream, path)
-    return _canonical(_scaled(raw, header, path), header)
+    return _canonical(_as_int16(_scaled(raw, header, path)), header)
+
+
+def _as_int16(voxels: np.ndarray) -> np.ndarray:
+    return voxels if voxels.dtype == np.float32 else voxels.astype(np.int16, copy=False)
+
+
+def iterate_slices(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (z, axial slice (height, width)) of a scan, each once; it is overwritten by the next.
+
+    Values as `read_volume` gives them. Where the file holds axial slices one after the other and needs no
+    rescaling, one slice at a time is decoded; otherwise the whole volume is.
+
+    Raises: as `read_volume`; whoever uses the slices must wait for the end, where the checksums are.
+    """
+    with _open(path) as (stream, header):
+        to_canonical = io_orientation(header.get_best_affine())
+        if to_canonical[2, 0] == 2 and _is_plain(header):
+            width, height, depth = header.get_data_shape()
+            for k in range(depth):
+                voxels = _as_int16(_read_voxels(stream, (width, height, 1), header.get_data_dtype(), path))
+                z = k if to_canonical[2, 1] > 0 else depth - 1 - k
+                yield z, apply_orientation(voxels, to_canonical)[..., 0].T
+            _read_to_the_end(stream, path)
+            return
+    yield from enumerate(read_volume(path).slices)
+
+
+def _is_plain(header: Any) -> bool:
+    """Say whether the stored values are HU that fit int16 as they are."""
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    return (slope == 0 or (slope == 1 and inter == 0)) and header.get_data_dtype() in (np.int16, np.uint8, np.int8)
 
 
 def read_grid(path: Path) -> Volume:
@@ -102,15 +134,18 @@ def read_label(path: Path) -> Volume:
     Raises:
         DataError: as `read_volume`, or a value that is not one of LABELS.
     """
-    volume = read_volume(path)
+    with _open(path) as (stream, header):
+        raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
+        _read_to_the_end(stream, path)
+    values = _scaled(raw, header, path)
     # Integers within the range of the values need no sorting, which takes longer than the gunzip.
-    whole = volume.voxels.dtype == np.int16 and volume.voxels.min() >= 0 and volume.voxels.max() < len(LABELS)
-    if not whole and (wrong := sorted(set(np.unique(volume.voxels).tolist()) - set(LABELS))):
+    whole = values.dtype != np.float32 and values.min() >= 0 and values.max() < len(LABELS)
+    if not whole and (wrong := sorted(set(np.unique(values).tolist()) - set(LABELS))):
         raise DataError(
             f"{path}: label values must be {', '.join(map(str, LABELS))}. "
             f"Received: {', '.join(f'{v:g}' for v in wrong[:8])}"
         )
-    return Volume(volume.voxels.astype(np.uint8), volume.affine, volume.header)
+    return _canonical(values.astype(np.uint8, copy=False), header)
 
 
 def check_same_grid(image: Volume, label: Volume, label_path: Path) -> None:
@@ -181,9 +216,9 @@ def _open(path: Path) -> Iterator[tuple[io.RawIOBase, Any]]:
             raise DataError(f"{path}: damaged gzip stream: {error}") from error
 
 
-def _read_voxels(stream: Any, header: Any, path: Path) -> np.ndarray:
-    """Return the voxels as stored, in the header's shape and type, read once into one buffer."""
-    voxels = np.empty(int(np.prod(header.get_data_shape())), header.get_data_dtype())
+def _read_voxels(stream: Any, shape: tuple[int, ...], dtype: np.dtype, path: Path) -> np.ndarray:
+    """Return the next voxels as stored, in the file's shape and type, read once into one buffer."""
+    voxels = np.empty(math.prod(shape), dtype)
     buffer = memoryview(voxels.view(np.uint8).data)
     got = 0
     while got < len(buffer):
@@ -191,7 +226,7 @@ def _read_voxels(stream: Any, header: Any, path: Path) -> np.ndarray:
         if not read:
             raise DataError(f"{path}: shorter than its header promises: {len(buffer)} bytes of voxels. Received: {got}")
         got += read
-    return voxels.reshape(header.get_data_shape(), order="F")
+    return voxels.reshape(shape, order="F")
 
 
 def _read_to_the_end(stream: Any, path: Path) -> None:
@@ -207,15 +242,15 @@ def _read_to_the_end(stream: Any, path: Path) -> None:
 
 
 def _scaled(raw: np.ndarray, header: Any, path: Path) -> np.ndarray:
-    """Apply slope and intercept once; int16 where that is exact, otherwise float32."""
+    """Apply slope and intercept once; whole numbers of 16 bits or less where that is exact, otherwise float32."""
+    if _is_plain(header):
+        return raw.astype(raw.dtype.newbyteorder("="), copy=False)
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # the NIfTI-1 standard: a slope of 0 means unscaled
         slope, inter = 1.0, 0.0
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         raise DataError(f"{path}: voxels must be finite. Received: {np.count_nonzero(~np.isfinite(raw))} NaN or inf")
     unscaled, exact = slope == 1 and inter == 0, False
-    if unscaled and raw.dtype in (np.int16, np.uint8, np.int8):
-        return raw.astype(np.int16, copy=False)
     if raw.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
         ends = [int(raw.min()) * slope + inter, int(raw.max()) * slope + inter]
         exact = min(ends) >= -32768 and max(ends) <= 32767

@@ -10,6 +10,7 @@ seed and epoch alone, whatever the number of workers.
 import functools
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -36,11 +37,13 @@ def stored_batches(
     workers: int,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
+    load: Callable[[np.ndarray], Batch] | None = None,
 ) -> tf.data.Dataset:
     """Return the training batches of all epochs, one after the other, from a prepared store.
 
     start: the batch to begin with, counted over all epochs, to go on where a training was cut off.
     shard: (position, number of shards): every shard gets its part of each global batch, by position.
+    load: what loads batches; by default this process does, `training_loader` gives processes that do.
     Elements: images (B, S, S, 1) float32 and masks (B, S, S, 1) uint8; cardinality is known.
     """
     index = store.index
@@ -48,15 +51,27 @@ def stored_batches(
     samples = functools.lru_cache(2)(lambda epoch: epoch_samples(index, experiment.negative_ratio, seed, epoch))
 
     def rows(number: int) -> np.ndarray:
-        first = number % steps * experiment.batch_size
-        return samples(number // steps)[first : first + experiment.batch_size][shard[0] :: shard[1]]
+        # Parts that differ by one slice at most: no batch is a leftover too small for its batch statistics, or
+        # for every shard to get some.
+        return np.array_split(samples(number // steps), steps)[number % steps][shard[0] :: shard[1]]
 
-    loader = SliceLoader(store, WarpAugmenter(experiment))
-    load: Callable[[np.ndarray], Batch] = loader
-    if workers > 1 and experiment.image_size:
-        load = LoaderProcesses(loader, workers, experiment.batch_size, experiment.image_size)
+    load = load or SliceLoader(store, WarpAugmenter(experiment))
     numbers = tf.data.Dataset.range(start, experiment.epochs * steps)
     return _loaded(numbers, rows, load, experiment.image_size, workers)
+
+
+@contextmanager
+def training_loader(store: SliceStore, experiment: Experiment, workers: int) -> Iterator[Callable[[np.ndarray], Batch]]:
+    """Give what loads training batches: with several workers, processes that end with the context."""
+    loader = SliceLoader(store, WarpAugmenter(experiment))
+    if workers == 1 or not experiment.image_size:  # native slices have no common size that memory could be shared for
+        yield loader
+        return
+    processes = LoaderProcesses(loader, workers, experiment.batch_size, experiment.image_size)
+    try:
+        yield processes
+    finally:
+        processes.close()
 
 
 def stored_validation(store: SliceStore, experiment: Experiment) -> tf.data.Dataset:
@@ -170,6 +185,7 @@ def _batched(slices: tf.data.Dataset, experiment: Experiment) -> tf.data.Dataset
 
 
 def data_error(error: Exception) -> Exception:
-    """Return the DataError that a function inside tf.data raised; TensorFlow wraps it and adds its traceback."""
-    found = re.search("DataError: (.+)", str(error))
-    return DataError(found[1]) if found else error
+    """Return the error that a function inside tf.data raised; TensorFlow wraps it and adds its traceback."""
+    if found := re.search(r"(\w*Error): (.+)", str(error)):
+        return (MemoryError if found[1] == "MemoryError" else DataError)(found[2])
+    return error

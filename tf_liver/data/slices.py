@@ -54,4 +54,4 @@ def foreground(label: np.ndarray) -> np.ndarray:
 
 def positive_slices(label_slices: np.ndarray) -> np.ndarray:
     """Return the indices of the slices of a (depth, height, width) label map that hold foreground."""
-    return np.flatnonzero(foreground(label_slices).any(axis=(1, 2)))
+    return np.flatnonzero(foreground(label_slices.max(axis=(1, 2))))

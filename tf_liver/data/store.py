@@ -4,8 +4,9 @@ A store is a folder with three files a case and a manifest:
 
     <case>.images.npy   (depth, height, width), int16 HU where the scan allows it, else float32: all slices
     <case>.labels.npy   (slices with foreground, height, width) uint8: label values 0, 1, 2
-    <case>.json         sources with their hashes, geometry, and a CRC-32 for every slice of both
-    manifest.json       format version and cases; written last, so its absence says that work was cut off
+    <case>.json         sources with their hashes, geometry, a CRC-32 for every slice of both, and its own hash
+    manifest.json       format version, settings, and the hash of each case's record; written last, so that its
+                        absence says that work was cut off
 
 Nothing of the training is in it: augmentation, normalisation, batch size, task and the number of liver-free
 slices can change without building it again. The arrays are plain .npy and can be memory-mapped by anybody; our
@@ -13,6 +14,8 @@ reader reads single slices instead, so that memory does not grow with the data a
 rather than a SIGBUS.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import threading
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
+from tf_liver import files
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.index import SliceIndex
@@ -51,44 +55,78 @@ def slice_crc(values: np.ndarray) -> int:
     return int(isal_zlib.crc32(values.data.cast("B")))
 
 
+def _seal(record: dict[str, Any]) -> str:
+    """Return the SHA-256 of a record's content; times are left out, for they change without the scans."""
+    sources = {kind: {k: v for k, v in facts.items() if k != "mtime_ns"} for kind, facts in record["sources"].items()}
+    content = {**record, "sources": sources, "seal": None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a case's record, sealed by the hash of its content."""
+    files.write_atomic(record_path(folder, record["case_id"]), json.dumps({**record, "seal": _seal(record)}) + "\n")
+
+
 def read_record(folder: Path, case_id: str) -> dict[str, Any] | None:
-    """Return a case's record; None if there is none of this format."""
+    """Return a case's record; None if there is none of this format, or it is not as it was written."""
     try:
         record = json.loads(record_path(folder, case_id).read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        whole = record["format"] == FORMAT and record["case_id"] == case_id and record["seal"] == _seal(record)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+    return record if whole else None
+
+
+def seal_of(folder: Path, case_id: str) -> str | None:
+    """Return the seal of a case's record; None if it has no good one."""
+    record = read_record(folder, case_id)
+    return record["seal"] if record else None
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """Return case_id → seal of the finished cases; empty without a manifest of this format."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return dict(manifest["cases"]) if manifest["format"] == FORMAT else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 class _Slices:
     """The slices of one .npy file, read singly and checked against their CRC when first read."""
 
     def __init__(self, path: Path, crcs: Sequence[int]) -> None:
+        self._path, self._crcs = path, crcs
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
-            raise DataError(f"{path}: must be a plain .npy array: {error}. `prepare` builds it again") from error
+            raise self._damaged(f"must be a plain .npy array ({error})") from error
         if array.ndim != 3 or len(array) != len(crcs):
-            raise DataError(f"{path}: must hold {len(crcs)} slices. Received: shape {array.shape}")
-        self.shape, self.dtype = array.shape[1:], array.dtype
-        self._path, self._crcs, self._offset = path, crcs, array.offset
+            raise self._damaged(f"must hold {len(crcs)} slices, not the shape {array.shape}")
+        self.shape, self.dtype, self._offset = array.shape[1:], array.dtype, array.offset
         self._checked = np.zeros(len(crcs), bool)
-        self._handle = os.open(path, os.O_RDONLY)
 
     def read(self, z: int, buffer: threading.local) -> np.ndarray:
         """Return slice z in the thread's buffer, which is kept while shape and type stay the same."""
         values = getattr(buffer, "values", None)
         if values is None or values.shape != self.shape or values.dtype != self.dtype:
             values = buffer.values = np.empty(self.shape, self.dtype)
-        got = os.preadv(self._handle, [values.data], self._offset + z * values.nbytes)
+        # Opened anew each time: a handle kept for each file would run into the system's limit with many cases.
+        handle = os.open(self._path, os.O_RDONLY)
+        try:
+            got = os.preadv(handle, [values.data], self._offset + z * values.nbytes)
+        finally:
+            os.close(handle)
         if got < values.nbytes or not (self._checked[z] or slice_crc(values) == self._crcs[z]):
-            raise DataError(f"{self._path}: slice {z} is damaged (its CRC-32 differs). `prepare` builds it again")
+            raise self._damaged(f"slice {z} is damaged (its CRC-32 differs)")
         self._checked[z] = True
         return values
 
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
+    def _damaged(self, what: str) -> DataError:
+        """Return the error; without the manifest the next `prepare` looks at every slice and mends this one."""
+        with contextlib.suppress(OSError):
+            (self._path.parent / MANIFEST).unlink()
+        return DataError(f"{self._path}: {what}; `prepare` builds it again")
 
 
 class SliceStore:

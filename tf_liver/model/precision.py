@@ -38,11 +38,11 @@ def cpu_flags() -> set[str]:
 
 
 def device_line() -> str:
-    """Return one line that says what will do the work."""
+    """Return one line that says what will do the work: the first GPU alone, as no distribution strategy is used."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return "CPU: no GPU visible to TensorFlow"
-    return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
 
 
 def _capability(gpu: Any) -> tuple[int, int]:
