@@ -15,8 +15,8 @@ import numpy as np
 from tf_liver import __version__, files
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case
-from tf_liver.data.nifti import check_same_grid, iterate_slices, read_grid, read_label
-from tf_liver.data.slices import positive_slices
+from tf_liver.data.nifti import as_label, check_same_grid, iterate_slices, read_grid
+from tf_liver.data.slices import foreground
 from tf_liver.data.store import (
     FORMAT,
     MANIFEST,
@@ -98,11 +98,14 @@ def build_case(case: Case, folder: Path) -> None:
     power cut loses before it is found by its CRC.
     """
     sources = {"image": _source(case.image), "label": _source(case.label)}
-    label, grid = read_label(case.label), read_grid(case.image)
-    check_same_grid(grid, label, case.label)
-    positives = positive_slices(label.slices)
-    labels = enumerate(label.slices[z] for z in positives)
-    label_crcs, _ = _write(labels_path(folder, case.case_id), labels, (len(positives), *label.slices.shape[1:]))
+    grid = read_grid(case.image)
+    check_same_grid(grid, read_grid(case.label), case.label)
+    labels = {
+        z: label.copy() for z, one in iterate_slices(case.label) if foreground(label := as_label(one, case.label)).any()
+    }
+    positives = sorted(labels)
+    in_order = ((n, labels[z]) for n, z in enumerate(positives))
+    label_crcs, _ = _write(labels_path(folder, case.case_id), in_order, (len(positives), *grid.slices.shape[1:]))
     image_crcs, dtype = _write(images_path(folder, case.case_id), iterate_slices(case.image), grid.slices.shape)
     record = {
         "format": FORMAT,
@@ -112,7 +115,7 @@ def build_case(case: Case, folder: Path) -> None:
         "dtype": dtype,
         "spacing_mm": grid.spacing_mm,
         "affine": grid.affine.tolist(),
-        "positives": positives.tolist(),
+        "positives": positives,
         "image_crc32": image_crcs,
         "label_crc32": label_crcs,
     }

@@ -137,7 +137,11 @@ def read_label(path: Path) -> Volume:
     with _open(path) as (stream, header):
         raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
         _read_to_the_end(stream, path)
-    values = _scaled(raw, header, path)
+    return _canonical(as_label(_scaled(raw, header, path), path), header)
+
+
+def as_label(values: np.ndarray, path: Path) -> np.ndarray:
+    """Return voxels of a label map as uint8, or raise DataError if one is not in LABELS; `path` is for the message."""
     # Integers within the range of the values need no sorting, which takes longer than the gunzip.
     whole = values.dtype != np.float32 and values.min() >= 0 and values.max() < len(LABELS)
     if not whole and (wrong := sorted(set(np.unique(values).tolist()) - set(LABELS))):
@@ -145,7 +149,7 @@ def read_label(path: Path) -> Volume:
             f"{path}: label values must be {', '.join(map(str, LABELS))}. "
             f"Received: {', '.join(f'{v:g}' for v in wrong[:8])}"
         )
-    return _canonical(values.astype(np.uint8, copy=False), header)
+    return values.astype(np.uint8, copy=False)
 
 
 def check_same_grid(image: Volume, label: Volume, label_path: Path) -> None:
