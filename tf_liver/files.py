@@ -38,9 +38,9 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
         raise
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing."""
-    with replacing(path) as beside:
+def write_atomic(path: Path, data: bytes | str, sync: bool = True) -> None:
+    """Write a whole file or nothing; `sync` as in `replacing`."""
+    with replacing(path, sync) as beside:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
 
 

@@ -8,6 +8,9 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+# Its thread, which looks after bars that stand still, would forbid the forks of processes.py.
+tqdm.monitor_interval = 0
+
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Yield the items under a progress bar; in a file or pipe, one line says what goes on."""

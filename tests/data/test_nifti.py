@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from tf_liver.data import DataError, DataWarning
-from tf_liver.data.nifti import check_same_grid, read_label, read_volume, write_label_map
+from tf_liver.data.nifti import check_same_grid, iterate_slices, read_label, read_volume, write_label_map
 
 AXES = [("L", "R"), ("P", "A"), ("I", "S")]
 ALL_48 = ["".join(c) for order in itertools.permutations(AXES) for c in itertools.product(*order)]
@@ -43,6 +43,8 @@ def test_all_orientations_read_alike_and_find_their_way_back(tmp_path, codes, ti
     np.testing.assert_array_equal(volume.voxels, labels)
     np.testing.assert_allclose(volume.affine, oblique(tilt), atol=1e-4)
     np.testing.assert_allclose(volume.spacing_mm, (0.7, 0.9, 2.5), rtol=1e-5)
+    singly = {z: one.copy() for z, one in iterate_slices(path)}
+    np.testing.assert_array_equal([singly[z] for z in range(6)], volume.slices)
     write_label_map(tmp_path / "out.nii.gz", volume.voxels, volume.header)
     out = nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(np.asarray(out.dataobj), voxels)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 
 from tf_liver import __version__, files
 from tf_liver.data import DataError
@@ -149,11 +150,12 @@ def _write_header(out: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> int
 
 
 def _source(path: Path) -> dict[str, Any]:
-    """Return what identifies a source file: size and time for a quick look, SHA-256 for a sure one."""
+    """Return what identifies a source file: size and time for a quick look, its hash for a sure one."""
     facts = _facts(path)
     with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": str(path.resolve()), **facts, "sha256": digest}
+        # XXH3 takes a tenth of the time of SHA-256, which would be an eighth of all preparing.
+        digest = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+    return {"path": str(path.resolve()), **facts, "xxh3_128": digest}
 
 
 def _facts(path: Path) -> dict[str, int]:
@@ -172,7 +174,7 @@ def _is_current(task: tuple[Case, bool], folder: Path) -> bool:
         if all(known[key] == value for key, value in _facts(path).items()):
             continue
         fresh = _source(path)
-        if fresh["sha256"] != known["sha256"]:
+        if fresh["xxh3_128"] != known["xxh3_128"]:
             return False
         known.update(fresh)  # touched or copied, not changed: the next look is quick again
         write_record(folder, record)

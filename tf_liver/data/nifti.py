@@ -96,11 +96,12 @@ def iterate_slices(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     with _open(path) as (stream, header):
         to_canonical = io_orientation(header.get_best_affine())
         if to_canonical[2, 0] == 2 and _is_plain(header):
-            width, height, depth = header.get_data_shape()
+            *plane, depth = header.get_data_shape()
+            flips = [slice(None, None, int(way)) for way in to_canonical[:2, 1]]
+            swapped = to_canonical[0, 0] == 1
             for k in range(depth):
-                voxels = _as_int16(_read_voxels(stream, (width, height, 1), header.get_data_dtype(), path))
-                z = k if to_canonical[2, 1] > 0 else depth - 1 - k
-                yield z, apply_orientation(voxels, to_canonical)[..., 0].T
+                voxels = _as_int16(_read_voxels(stream, (*plane,), header.get_data_dtype(), path))[tuple(flips)]
+                yield (k if to_canonical[2, 1] > 0 else depth - 1 - k), (voxels if swapped else voxels.T)
             _read_to_the_end(stream, path)
             return
     yield from enumerate(read_volume(path).slices)

@@ -63,8 +63,9 @@ def _seal(record: dict[str, Any]) -> str:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a case's record, sealed by the hash of its content."""
-    files.write_atomic(record_path(folder, record["case_id"]), json.dumps({**record, "seal": _seal(record)}) + "\n")
+    """Write a case's record, sealed by the hash of its content; forcing it to disk is left to the caller."""
+    text = json.dumps({**record, "seal": _seal(record)}) + "\n"
+    files.write_atomic(record_path(folder, record["case_id"]), text, sync=False)
 
 
 def read_record(folder: Path, case_id: str) -> dict[str, Any] | None:
