@@ -30,16 +30,15 @@ def machine() -> str:
     return f"{model}{flags}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
-def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a command whose last line of output is JSON; add the peak memory of its process tree in MB."""
+def run(command: Sequence[str], env: Mapping[str, str] | None = None, watch: bool = True) -> dict[str, Any]:
+    """Run a command whose last line of output is JSON; add the peak memory of its process tree in MB if asked."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})}
     ) as process:
         peak = [0.0]
-        watcher = threading.Thread(target=_watch, args=(process, peak), daemon=True)
-        watcher.start()
+        if watch:
+            threading.Thread(target=_watch, args=(process, peak), daemon=True).start()
         out, err = process.communicate()
-        watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{err[-3000:]}")
     return {**json.loads(out.strip().splitlines()[-1]), "peak_mb": peak[0]}

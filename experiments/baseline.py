@@ -6,9 +6,10 @@ resize, rotation, flips; segmentation_models Unet("resnet34") with one input cha
 the values are the usual ones of 2-D U-Net training.
 
     make train EXP=baseline
-    make train EXP=baseline DATA=… FOLD=0 ARGS="--image-size 128 --epochs 40"    # two CPU cores
+    make train EXP=baseline DATA=… FOLD=0 ARGS="--image-size 128 --batch-size 8 --epochs 40"    # two cores
 
-Expected on one GPU with all 131 scans: hours. Results: experiments/LOG.md.
+Expected on one GPU with all 131 scans: hours. Came out on two CPU cores, five real scans, 128²: held-out Dice 0.926
+(best checkpoint), 0.872 (last), and 0.002 on scans from other scanners. More: experiments/LOG.md.
 """
 
 from tf_liver.experiment import Experiment

@@ -5,9 +5,10 @@ that it looks different in every slice; a window gives one HU the same value eve
 on soft tissue. Dice pulls on the overlap itself where the liver is small.
 
     make train EXP=window
-    make train EXP=window DATA=… FOLD=0 ARGS="--image-size 128 --epochs 40"    # two CPU cores, about 5 minutes
+    make train EXP=window DATA=… FOLD=0 ARGS="--image-size 128 --batch-size 8 --epochs 40"    # two cores, 8 min
 
-Results beside baseline: experiments/LOG.md.
+Came out on five real scans at 128²: held-out Dice 0.93 to 0.94 (best checkpoint), 0.90 to 0.92 (last) in 8.4 minutes,
+and 0.72 to 0.78 on scans from other scanners, where baseline finds nothing. More: experiments/LOG.md.
 """
 
 from tf_liver.experiment import load, replace

@@ -87,6 +87,8 @@ def _parse(
         shape: dict[str, Any] = {"type": spec.type}
         if spec.type == tuple[float, float]:
             shape = {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+        elif spec.metadata["choices"]:
+            shape["metavar"] = f"{{{','.join(spec.metadata['choices'])}}}"
         group.add_argument(
             f"--{spec.name.replace('_', '-')}", default=argparse.SUPPRESS, help=spec.metadata["help"], **shape
         )
