@@ -1,6 +1,7 @@
 """Small scans for the tests, a small trained run, and the way to real scans."""
 
 import os
+import signal
 from pathlib import Path
 
 import nibabel as nib  # isort: split
@@ -14,6 +15,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import tf_liver  # noqa: F401  sets the framework switches before anything imports TensorFlow
 from tf_liver.data.phantom import write_phantoms
 from tf_liver.experiment import Experiment, load, replace
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and their child processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = [
     *("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--precision", "float32"),
