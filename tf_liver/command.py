@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from argparse_dataclass import ArgumentParser
 
 from tf_liver.experiment import Experiment
+from tf_liver.progress import show_warning
 
 Options = TypeVar("Options")
 
@@ -114,7 +115,7 @@ def command(main: Main) -> Main:
     def wrapped(argv: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             try:
                 code = main(argv)
                 sys.stdout.flush()  # a reader that has gone is met here, not at the interpreter's end
@@ -140,12 +141,6 @@ def command(main: Main) -> Main:
 def one_line(error: Exception) -> str:
     """Return an error's message in one line, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print our own warnings as a line; those of libraries are for their developers."""
-    if category.__module__.startswith("tf_liver"):
-        print(f"warning: {message}", file=sys.stderr)
 
 
 def quiet_tensorflow() -> Any:
