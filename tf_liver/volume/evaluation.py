@@ -22,6 +22,12 @@ class Evaluation:
         """The regions in the order of metrics.csv."""
         return list(dict.fromkeys(row["region"] for row in self.rows))
 
+    @property
+    def run(self) -> Path | None:
+        """The run folder that was evaluated, where it still is."""
+        path = Path(str(self.summary.get("run")))
+        return path if path.is_dir() else None
+
     def of_region(self, region: str) -> list[dict[str, str]]:
         """Return the rows of one region."""
         return [row for row in self.rows if row["region"] == region]

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,7 +24,7 @@ _IN_PAGE = {
     FIRST: "var(--first)",
     SECOND: "var(--second)",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: selectable, and in the page's font
     "text.parse_math": False,  # a case may be called a$b$c
     "font.size": 9.0,
@@ -45,12 +46,12 @@ _STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-}
-_BOX = {
-    "boxprops": {"color": INK, "linewidth": 0.9},
-    "whiskerprops": {"color": INK, "linewidth": 0.9},
-    "capprops": {"color": INK, "linewidth": 0.9},
-    "medianprops": {"color": SECOND, "linewidth": 1.8},
+    "boxplot.boxprops.color": INK,
+    "boxplot.whiskerprops.color": INK,
+    "boxplot.capprops.color": INK,
+    "boxplot.medianprops.color": SECOND,
+    "boxplot.medianprops.linewidth": 1.8,
+    "boxplot.showfliers": False,
 }
 WIDTH = 4.4  # inches
 LABELLED = 3  # points that say their case
@@ -68,7 +69,7 @@ def box_plots(name: str, scores: Mapping[str, Mapping[str, float]], label: str, 
         for row, by_case in enumerate(scores.values()):
             values = np.array(list(by_case.values()))
             if len(values) >= BOX_FROM:
-                axes.boxplot(values, positions=[row], orientation="horizontal", widths=0.45, showfliers=False, **_BOX)
+                axes.boxplot(values, positions=[row], orientation="horizontal", widths=0.45)
             spread = row + 0.13 * (np.arange(len(values)) % 3 - 1)
             axes.plot(values, spread, "o", color=FIRST, markersize=3.5, alpha=0.75, markeredgewidth=0)
             if len(values) > 1:
@@ -127,8 +128,8 @@ def learning_curves(name: str, log: Mapping[str, np.ndarray]) -> str:
             drawn = [(column, log[column]) for column in (score, f"val_{score}") if column in log]
             for column, values in drawn:
                 held_out = column.startswith("val_")
-                style = {"color": SECOND, "linestyle": "--"} if held_out else {"color": FIRST}
-                axes.plot(epochs, values, label="validation" if held_out else "training", **style)
+                label, line, colour = ("validation", "--", SECOND) if held_out else ("training", "-", FIRST)
+                axes.plot(epochs, values, line, color=colour, label=label)
             positive = np.concatenate([v[np.isfinite(v) & (v > 0)] for _, v in drawn] or [np.ones(1)])
             if score == "loss" and positive.size and positive.max() > 20 * positive.min():
                 axes.set_yscale("log")

@@ -90,7 +90,7 @@ class _Scan:
     reference: np.ndarray
     prediction: np.ndarray
     spacing_mm: tuple[float, float, float]
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
 
 
 def view_case(case: Case, prediction: Path, regions: Sequence[str]) -> Views:
@@ -104,8 +104,9 @@ def view_case(case: Case, prediction: Path, regions: Sequence[str]) -> Views:
     check_same_grid(image, reference, case.label)
     check_same_grid(image, found, prediction)
     top = max(REGIONS[r] for r in regions)
-    maps = [np.minimum(v.voxels, top) for v in (reference, found)]
-    scan = _Scan(image.voxels, *maps, image.spacing_mm, bounding_box(np.maximum(*maps)))
+    expected, predicted = (np.minimum(v.voxels, top) for v in (reference, found))
+    box = bounding_box(np.maximum(expected, predicted))
+    scan = _Scan(image.voxels, expected, predicted, image.spacing_mm, box)
     planes = [
         _plane(scan, axis, index, regions)
         for axis, number in _wanted(scan)
@@ -198,7 +199,7 @@ def outline(mask: np.ndarray, spacing_mm: tuple[float, float]) -> str:
     # Corner (0, 0) of the picture is half a voxel before the first centre; the padding adds one voxel.
     start = np.array([columns.start, rows.start]) - 0.5
     scale = np.array(spacing_mm) * PER_MM
-    return "".join(_path(np.rint((_corners(line) + start) * scale).astype(int)) for line in lines)
+    return "".join(_path(np.rint((_corners(np.asarray(line)) + start) * scale).astype(int)) for line in lines)
 
 
 def _corners(line: np.ndarray) -> np.ndarray:
@@ -231,4 +232,4 @@ def _webp(hu: np.ndarray) -> str:
         grey = cv2.resize(grey, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
     done, data = cv2.imencode(".webp", np.ascontiguousarray(grey), [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
     assert done
-    return "data:image/webp;base64," + base64.b64encode(data).decode()
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
