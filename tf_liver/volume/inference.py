@@ -5,11 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_liver.data.cases import Case
-from tf_liver.data.nifti import check_same_grid, read_label, read_volume
-from tf_liver.data.slices import THRESHOLD, foreground
-from tf_liver.volume.overlay import grey_of, overlay
-from tf_liver.volume.scores import Counts, count
+from tf_liver.data.slices import THRESHOLD
 
 # HU slices (B, H, W) float32 → probability (B, H, W) float32, as SlicePredictor.
 Predictor = Callable[[np.ndarray], Any]
@@ -43,17 +39,3 @@ def segment_volume(predictor: Predictor, slices: np.ndarray) -> np.ndarray:
     for first, probability in probability_batches(predictor, slices):
         label_map[first : first + len(probability)] = probability >= THRESHOLD
     return label_map
-
-
-def evaluate_case(case: Case, predictor: Predictor) -> tuple[Counts, float, np.ndarray]:
-    """Segment one case and compare it with its reference.
-
-    Returns the counts, the volume of a voxel in ml, and a picture of the slice with the largest reference.
-    """
-    image, label = read_volume(case.image), read_label(case.label)
-    check_same_grid(image, label, case.label)
-    reference = foreground(label.slices)
-    prediction = segment_volume(predictor, image.slices) > 0
-    shown = int(reference.sum(axis=(1, 2)).argmax())
-    picture = overlay(grey_of(image.slices[shown]), reference[shown], prediction[shown])
-    return count(reference, prediction), image.voxel_ml, picture
