@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tf_liver.data import DataError
+from tf_liver.data import LIVERS, DataError
+from tf_liver.volume.words import number
 
 
 @dataclass
@@ -32,18 +33,24 @@ class Evaluation:
         """Return the rows of one region."""
         return [row for row in self.rows if row["region"] == region]
 
+    def figures_of(self, region: str) -> dict[str, Any]:
+        """Return score → its figures over all cases, for the scores that apply to a region."""
+        return self.summary.get("regions", {}).get(region, {})
+
     def of_case(self, case_id: str) -> dict[str, dict[str, str]]:
         """Return region → row of one case."""
         return {row["region"]: row for row in self.rows if row["case_id"] == case_id}
 
+    @property
+    def labels(self) -> dict[str, tuple[int, ...]]:
+        """The labels of each region that has any, liver by the convention it was scored with."""
+        liver = LIVERS.get(self.summary.get("liver", "whole"), LIVERS["whole"])
+        known = {"liver": tuple(liver), "tumour": (2,)}
+        return {region: known[region] for region in self.regions if region in known} or {"liver": tuple(liver)}
+
     def prediction(self, case_id: str) -> Path:
-        """Return where the label map of a case lies: here, or where another tool wrote it."""
-        folders = [self.folder / "predictions", *map(Path, filter(None, [self.summary.get("predictions")]))]
-        for folder in folders:
-            for suffix in (".nii.gz", ".nii"):
-                if (path := folder / f"{case_id}{suffix}").is_file():
-                    return path
-        return folders[0] / f"{case_id}.nii.gz"
+        """Return where the label map of a case lies."""
+        return self.folder / "predictions" / f"{case_id}.nii.gz"
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -66,4 +73,12 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise DataError(
             f"{folder / 'metrics.csv'}: must hold whole rows with case_id, region and dice. Received: {found}"
         )
+    for row in rows:
+        row.setdefault("note", _note(row))
     return Evaluation(folder, rows, summary)
+
+
+def _note(row: dict[str, str]) -> str:
+    """Say what is empty: the reason of all that is undefined."""
+    empty = [side for side in ("reference", "prediction") if number(row.get(f"{side}_ml")) == 0]
+    return f"no {row['region']} in {' or '.join(empty)}" if empty else ""

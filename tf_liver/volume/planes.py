@@ -5,7 +5,7 @@ radiologists look at it: anterior or superior up, the patient's right (in sagitt
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from contourpy import contour_generator
 
+from tf_liver.data import LABELS
 from tf_liver.data.cases import Case
 from tf_liver.data.nifti import check_same_grid, read_label, read_volume
 from tf_liver.volume.overlay import grey_of
 
-REGIONS = {"liver": 1, "tumour": 2}  # region: its smallest label; a liver contains its tumours
 PER_MM = 10
 AXIAL_SLICES, APART_MM = 3, 12.0
 MARGIN_MM = 12.0
@@ -84,17 +84,25 @@ class Views:
 
 @dataclass(frozen=True)
 class _Scan:
-    """HU and both label maps, canonical (width, height, depth), and the part of the grid that holds labels."""
+    """HU and both label maps, canonical (width, height, depth); the labels of each region; the box that holds any."""
 
     hu: np.ndarray
     reference: np.ndarray
     prediction: np.ndarray
     spacing_mm: tuple[float, float, float]
+    regions: Mapping[str, Sequence[int]]
     box: tuple[slice, ...]
 
+    def masks(self, region: str, part: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """Return both masks of a region in a part of the grid."""
+        is_in = np.isin(np.arange(len(LABELS)), self.regions[region])
+        return is_in[self.reference[part]], is_in[self.prediction[part]]
 
-def view_case(case: Case, prediction: Path, regions: Sequence[str]) -> Views:
+
+def view_case(case: Case, prediction: Path, regions: Mapping[str, Sequence[int]]) -> Views:
     """Return the worst slices of a case in three planes, the axial ones first, and its areas along the slices.
+
+    regions: name → its labels.
 
     Raises:
         DataError: a file cannot be read, or the grids differ.
@@ -103,17 +111,22 @@ def view_case(case: Case, prediction: Path, regions: Sequence[str]) -> Views:
     image, reference, found = read_volume(case.image), read_label(case.label), read_label(prediction)
     check_same_grid(image, reference, case.label)
     check_same_grid(image, found, prediction)
-    top = max(REGIONS[r] for r in regions)
-    expected, predicted = (np.minimum(v.voxels, top) for v in (reference, found))
-    box = bounding_box(np.maximum(expected, predicted))
-    scan = _Scan(image.voxels, expected, predicted, image.spacing_mm, box)
-    planes = [
-        _plane(scan, axis, index, regions)
-        for axis, number in _wanted(scan)
-        for index in worst_slices(scan, axis, number)
-    ]
-    profiles = {r: _profile(scan, REGIONS[r]) for r in regions}
+    box = bounding_box(np.maximum(reference.voxels, found.voxels))
+    scan = _Scan(image.voxels, reference.voxels, found.voxels, image.spacing_mm, regions, box)
+    planes = [_plane(scan, axis, index) for axis, number in _wanted(scan) for index in worst_slices(scan, axis, number)]
+    profiles = {region: _profile(scan, region) for region in regions}
     return Views(case.case_id, planes, profiles, image.voxels.shape, image.spacing_mm)
+
+
+def view_or_say_why(job: tuple[str, Case | None, Path, Mapping[str, Sequence[int]]]) -> Views:
+    """Return what `view_case` does, or why it cannot: one bad scan must not cost the pictures of the others."""
+    case_id, case, prediction, regions = job
+    if case is None:
+        return Views(case_id, problem="the scan is not in the data folder")
+    try:
+        return view_case(case, prediction, regions)
+    except (ValueError, OSError) as error:
+        return Views(case_id, problem=" ".join(str(error).split()))
 
 
 def _wanted(scan: _Scan) -> list[tuple[int, int]]:
@@ -138,9 +151,9 @@ def worst_slices(scan: _Scan, axis: int, number: int) -> list[int]:
     Among slices that are equally wrong the one with more labelled voxels comes first.
     """
     others = tuple(a for a in range(3) if a != axis)
-    expected, found = scan.reference[scan.box], scan.prediction[scan.box]
-    wrong = np.count_nonzero(expected != found, axis=others)
-    labelled = np.count_nonzero(expected, axis=others)
+    pairs = [scan.masks(region, scan.box) for region in scan.regions]
+    wrong = np.count_nonzero(np.any([expected != found for expected, found in pairs], axis=0), axis=others)
+    labelled = np.count_nonzero(pairs[0][0], axis=others)
     chosen: list[int] = []
     for index in np.lexsort((-labelled, -wrong)):
         if all(abs(index - c) * scan.spacing_mm[axis] >= APART_MM for c in chosen):
@@ -150,37 +163,32 @@ def worst_slices(scan: _Scan, axis: int, number: int) -> list[int]:
     return [scan.box[axis].start + index for index in chosen]
 
 
-def _plane(scan: _Scan, axis: int, index: int, regions: Sequence[str]) -> Plane:
+def _plane(scan: _Scan, axis: int, index: int) -> Plane:
     across, up = (a for a in range(3) if a != axis)
     spacing = scan.spacing_mm[across], scan.spacing_mm[up]
-    hu, reference, prediction = (
-        np.take(v, index, axis).T[::-1, ::-1] for v in (scan.hu, scan.reference, scan.prediction)
-    )
-    drawn = {
-        region: Region(*(outline(m, spacing) for m in (e, f, e & ~f, f & ~e)))
-        for region in regions
-        for e, f in [(reference >= REGIONS[region], prediction >= REGIONS[region])]
-    }
-    lowest = REGIONS[regions[0]]
-    e, f = reference >= lowest, prediction >= lowest
-    pixel_cm2 = spacing[0] * spacing[1] / 100
+    part = tuple(index if a == axis else slice(None, None, -1) for a in range(3))
+    hu = scan.hu[part].T
+    masks = {region: [mask.T for mask in scan.masks(region, part)] for region in scan.regions}
+    drawn = {r: Region(*(outline(m, spacing) for m in (e, f, e & ~f, f & ~e))) for r, (e, f) in masks.items()}
+    expected, found = next(iter(masks.values()))
     size = round(hu.shape[1] * spacing[0] * PER_MM), round(hu.shape[0] * spacing[1] * PER_MM)
+    pixel_cm2 = spacing[0] * spacing[1] / 100
     return Plane(
         kind=("sagittal", "coronal", "axial")[axis],
         number=index + 1,
         count=scan.hu.shape[axis],
         size=size,
-        crop=_crop(e | f, spacing, size),
+        crop=_crop(np.any([m for pair in masks.values() for m in pair], axis=0), spacing, size),
         picture=_webp(hu),
         regions=drawn,
-        missed_cm2=float(np.count_nonzero(e & ~f) * pixel_cm2),
-        invented_cm2=float(np.count_nonzero(f & ~e) * pixel_cm2),
+        missed_cm2=float(np.count_nonzero(expected & ~found) * pixel_cm2),
+        invented_cm2=float(np.count_nonzero(found & ~expected) * pixel_cm2),
     )
 
 
-def _profile(scan: _Scan, lowest: int) -> Profile:
+def _profile(scan: _Scan, region: str) -> Profile:
     mm_x, mm_y, _ = scan.spacing_mm
-    expected, found = scan.reference[scan.box] >= lowest, scan.prediction[scan.box] >= lowest
+    expected, found = scan.masks(region, scan.box)
     areas = np.zeros((3, scan.hu.shape[2]))
     for row, mask in zip(areas, (expected, found, expected & found), strict=True):
         row[scan.box[2]] = np.count_nonzero(mask, axis=(0, 1)) * mm_x * mm_y / 100

@@ -13,10 +13,11 @@ from tf_liver.data.cases import Case
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
 from tf_liver.volume import sections
+from tf_liver.volume.charts import charts
 from tf_liver.volume.evaluation import read_evaluation
 from tf_liver.volume.overlay import DISPLAY_WINDOW_HU
-from tf_liver.volume.planes import REGIONS, Views, view_case
-from tf_liver.volume.sections import Region, ShownCase, charts
+from tf_liver.volume.planes import view_or_say_why
+from tf_liver.volume.sections import Region, ShownCase
 
 PAGE = Path(__file__).parent / "page"
 WORST = 3
@@ -34,8 +35,8 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
     evaluation = read_evaluation(folder)
     by_id = {case.case_id: case for case in cases}
     case_ids = list(dict.fromkeys(row["case_id"] for row in evaluation.rows))
-    jobs = [(c, by_id.get(c), evaluation.prediction(c), tuple(evaluation.of_case(c))) for c in case_ids]
-    views = in_processes(_views, jobs, os.cpu_count() or 1)
+    jobs = [(c, by_id.get(c), evaluation.prediction(c), evaluation.labels) for c in case_ids]
+    views = in_processes(view_or_say_why, jobs, os.cpu_count() or 1)
     shown = [ShownCase.of(evaluation, i, v) for i, v in enumerate(track(views, "drawing cases", len(jobs)))]
     shown.sort(key=lambda case: case.badness)
     page = Environment(
@@ -45,6 +46,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
     html = page.render(
         title=sections.title(evaluation.summary),
         facts=sections.facts(evaluation.summary),
+        failed=evaluation.summary.get("failed") or {},
         regions=[Region.of(evaluation, region, anchors) for region in evaluation.regions],
         worst=shown[:WORST] if len(shown) > WORST else [],
         charts=charts(evaluation, run),
@@ -57,14 +59,3 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
     )
     files.write_atomic(folder / "report.html", html)
     return folder / "report.html"
-
-
-def _views(job: tuple[str, Case | None, Path, tuple[str, ...]]) -> Views:
-    """Return the pictures of one case, or why there are none: one bad scan must not cost the whole report."""
-    case_id, case, prediction, regions = job
-    if case is None:
-        return Views(case_id, problem="the scan is not in the data folder")
-    try:
-        return view_case(case, prediction, [r for r in REGIONS if r in regions] or ["liver"])
-    except (ValueError, OSError) as error:
-        return Views(case_id, problem=" ".join(str(error).split()))

@@ -1,32 +1,20 @@
-"""What the parts of a report say: cards, tables, charts, and what is shown of each case."""
+"""What the parts of a report say: cards, tables, and what is shown of each case."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from tf_liver.volume import figures
+from tf_liver.volume.charts import Chart, profile_chart
 from tf_liver.volume.evaluation import Evaluation
 from tf_liver.volume.planes import Views
-from tf_liver.volume.words import SHARES, Cell, Column, columns_of, number, number_cell, score_title
+from tf_liver.volume.words import Cell, Column, columns_of, known, number, number_cell, score_title
 
-CARDS = ("dice", "nsd", "assd_mm", "hd95_mm", "volume_difference_ml")
+CARDS = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "volume_difference_ml")
 FIGURES = ("mean", "sd", "median", "q1", "q3", "low", "high", "undefined")
-_OF_SUMMARY = {"run", "checkpoint", "predictions", "data", "cases", "regions"}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart, its words, and what it shows for those who do not see it."""
-
-    title: str
-    caption: str
-    alt: str
-    svg: Markup
+_SHOWN_ELSEWHERE = {"run", "checkpoint", "predictions", "data", "liver", "cases", "regions", "failed", "patients"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +41,11 @@ class Region:
     @classmethod
     def of(cls, evaluation: Evaluation, name: str, anchors: Mapping[str, str]) -> "Region":
         """Return a region's part of the page, its cases by Dice, the worst first."""
-        found = sorted(evaluation.of_region(name), key=lambda row: _known(row["dice"], -1.0))
-        columns = columns_of(found)
-        figures_of = evaluation.summary.get("regions", {}).get(name, {})
-        keys = [next((key for key in figures_of if _is(key, wanted)), None) for wanted in CARDS]
-        cards = [_card(key, figures_of[key], len(found)) for key in keys if key]
+        found = sorted(evaluation.of_region(name), key=lambda row: known(row["dice"], -1.0))
+        figures_of = evaluation.figures_of(name)
+        columns = columns_of(found, figures_of)
+        cards = [_card(key, figures_of[key], len(found)) for key in CARDS if key in figures_of]
+        cards += _lesions(evaluation.summary) if name == "tumour" else []
         rows = [[(c, _cell(c, row, anchors)) for c in columns] for row in found]
         return cls(name, len(found), cards, columns, rows, any(c.more for c in columns))
 
@@ -82,11 +70,18 @@ class ShownCase:
         dices = [d for d in (number(row["dice"]) for row in rows.values()) if d is not None]
         said = [f"{r} Dice {number_cell('dice', row['dice'], '').text or '–'}" for r, row in rows.items()]
         scores = [
-            (r, [(c, cell) for c in columns_of(evaluation.of_region(r))[1:] if (cell := _cell(c, row, {})).text != ""])
+            (
+                r,
+                [
+                    (c, cell)
+                    for c in columns_of(evaluation.of_region(r), evaluation.figures_of(r))[1:]
+                    if (cell := _cell(c, row, {})).text != ""
+                ],
+            )
             for r, row in rows.items()
         ]
         anchor = f"case-{number_of_case}"
-        profile = _profile(views, anchor) if views.planes else None
+        profile = profile_chart(views, anchor) if views.planes else None
         badness = float(np.mean(dices)) if dices else -1.0
         return cls(views.case_id, anchor, badness, " · ".join(said), scores, views, _about(views), profile)
 
@@ -98,7 +93,7 @@ def title(summary: Mapping[str, Any]) -> str:
 
 def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was evaluated, on what."""
-    known = ("run", "predictions", "checkpoint", "data", "cases")
+    known = ("run", "predictions", "checkpoint", "data", "liver", "cases")
     return [(key, str(summary[key])) for key in known if summary.get(key) is not None]
 
 
@@ -110,98 +105,12 @@ def all_figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         for key, f in scores.items()
         if isinstance(f, Mapping)
     ]
-    others = [(k, v) for k, v in _flat(summary) if k.split(" ")[0] not in _OF_SUMMARY]
+    others = _flat({key: value for key, value in summary.items() if key not in _SHOWN_ELSEWHERE})
     return {
         "names": ("mean", "SD", "median", "Q1", "Q3", "95 % from", "to", "undefined"),
         "lines": lines,
         "others": others,
     }
-
-
-def charts(evaluation: Evaluation, run: Path | None) -> list[Chart]:
-    """Return the charts over all cases, and the learning curves of the run where it has a log."""
-    found = []
-    for region in evaluation.regions:
-        rows = evaluation.of_region(region)
-        if len(rows) > 1:
-            found += [*_boxes(region, rows), *_bland_altman(region, rows)]
-    log = run / "log.csv" if run else None
-    if log and log.is_file() and (columns := _read_log(log)):
-        found.append(_curves(columns))
-    return found
-
-
-def _boxes(region: str, rows: list[dict[str, str]]) -> list[Chart]:
-    keys = [c.key for c in columns_of(rows)[1:] if c.kind == "number"]
-    groups = (
-        ("shares", [k for k in keys if k.startswith(SHARES)], "share of 1, more is better", "low"),
-        ("distances", [k for k in keys if k.endswith("_mm")], "mm, less is better", "high"),
-    )
-    found = []
-    for name, chosen, label, worst in groups:
-        scores = {
-            score_title(key).removesuffix(", mm"): values
-            for key in chosen
-            if (values := {r["case_id"]: v for r in rows if (v := number(r[key])) is not None})
-        }
-        if not scores:
-            continue
-        medians = [f"{key} {np.median(list(v.values())):.3g} (n = {len(v)})" for key, v in scores.items()]
-        dropped = [k for k, v in scores.items() if len(v) < len(rows)]
-        caption = (
-            "Every case is a point, the worst has its name; median, quartiles, whiskers to 1.5 interquartile ranges"
-        )
-        caption += f". Undefined in some cases: {', '.join(dropped)}." if dropped else "."
-        svg = Markup(figures.box_plots(f"box-{name}-{region}", scores, label, worst))
-        found.append(
-            Chart(f"{region.capitalize()}, {name}", caption, f"Box plots. Medians: {'; '.join(medians)}.", svg)
-        )
-    return found
-
-
-def _bland_altman(region: str, rows: list[dict[str, str]]) -> list[Chart]:
-    pairs = {
-        row["case_id"]: (a, b)
-        for row in rows
-        if (a := number(row.get("reference_ml"))) is not None and (b := number(row.get("prediction_ml"))) is not None
-    }
-    if len(pairs) < 2:
-        return []
-    reference, prediction = np.array(list(pairs.values())).T
-    bias, low, high = figures.agreement(reference, prediction)
-    texts = [number_cell("difference_ml", f"{ml:.1f}", "").text for ml in (bias, low, high)]
-    said = f"Bias {texts[0]} ml" + (f", 95 % limits of agreement {texts[1]} to {texts[2]} ml" if texts[1] else "")
-    svg = Markup(figures.bland_altman(f"volumes-{region}", list(pairs), reference, prediction))
-    return [Chart(f"{region.capitalize()}, volumes (Bland–Altman)", f"{said}.", f"Bland–Altman plot. {said}.", svg)]
-
-
-def _curves(log: dict[str, np.ndarray]) -> Chart:
-    last = {k: log[k][-1] for k in ("loss", "val_loss", "dice", "val_dice") if k in log}
-    said = f"{len(log['epoch'])} epochs; at the end " + ", ".join(f"{k} {v:.3g}" for k, v in last.items())
-    caption = "Training (solid) and validation (dashed); the diamond marks the best validation Dice"
-    return Chart(
-        "Learning curves", f"{caption}.", f"Learning curves: {said}.", Markup(figures.learning_curves("log", log))
-    )
-
-
-def _read_log(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a log.csv; nothing where it holds no epoch."""
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    values = {k: np.array([_known(row[k], np.nan) for row in rows]) for k in (rows[0] if rows else ())}
-    return values if "epoch" in values else {}
-
-
-def _profile(views: Views, anchor: str) -> Chart:
-    shown = [plane.number for plane in views.planes if plane.kind == "axial"]
-    dice = next(iter(views.profiles.values())).dice
-    caption = "Dice of each axial slice, with gaps where both masks are empty, and the areas of both."
-    alt = f"Dice of {views.case_id} along its slices: both masks are empty throughout."
-    if np.isfinite(dice).any():
-        lowest = int(np.nanargmin(dice))
-        alt = f"Dice of {views.case_id} along its slices: median {np.nanmedian(dice):.3f}"
-        alt += f", lowest {dice[lowest]:.3f} in slice {lowest + 1}."
-    return Chart("Along the slices", caption, alt, Markup(figures.dice_along(f"{anchor}-dice", views.profiles, shown)))
 
 
 def _about(views: Views) -> str:
@@ -233,6 +142,16 @@ def _card(key: str, values: Mapping[str, Any], cases: int) -> Card:
     )
 
 
+def _lesions(summary: Mapping[str, Any]) -> list[Card]:
+    """Return the card of lesion detection, where summary.json has it."""
+    lesions = summary.get("lits", {}).get("lesions")
+    if not lesions:
+        return []
+    found, there = lesions["found"], lesions["found"] + lesions["missed"]
+    shown = Cell(f"{found} of {there}") if there else Cell(None, reason="no lesion in any reference")
+    return [Card("lesions found, IoU > 0.5", shown, [f"{lesions['invented']} invented"], 0)]
+
+
 def _figure_cell(key: str, name: str, values: Mapping[str, Any]) -> Cell:
     if name == "undefined":
         return Cell(str(values.get(name, 0)))
@@ -246,19 +165,14 @@ def _cell(column: Column, row: Mapping[str, str], anchors: Mapping[str, str]) ->
     return Cell(text, sort=text, link=anchors.get(row["case_id"], ""))
 
 
-def _is(key: str, wanted: str) -> bool:
-    return key == wanted or key.startswith(f"{wanted}_")
-
-
-def _known(text: str, otherwise: float) -> float:
-    value = number(text)
-    return otherwise if value is None else value
-
-
-def _flat(table: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+def _flat(table: Mapping[str, Any], before: str = "") -> list[tuple[str, Cell]]:
     """Return a nested table as (words, value)."""
     found = []
     for key, value in table.items():
-        name = f"{before} {key}".strip()
-        found += _flat(value, name) if isinstance(value, Mapping) else [(name, str(value))]
+        name = f"{before} {score_title(key)}".strip()
+        if isinstance(value, Mapping):
+            found += _flat(value, name)
+        else:
+            text = not isinstance(value, int | float | None)
+            found.append((name, Cell(str(value)) if text else number_cell(key, value, "no case has it")))
     return found

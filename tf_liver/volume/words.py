@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 _NAMES = {"dice": "Dice", "iou": "IoU", "sd": "SD", "ml": "ml", "mm": "mm"}
@@ -44,12 +44,13 @@ class Column:
     sorted: bool
 
 
-def columns_of(rows: Sequence[dict[str, str]]) -> list[Column]:
-    """Return the columns of rows of metrics.csv, those that are looked at first in front, text at the end.
+def columns_of(rows: Sequence[dict[str, str]], applies: Collection[str]) -> list[Column]:
+    """Return the columns of a region's rows, those that are looked at first in front, text at the end.
 
-    Every column is there, known or not.
+    Every column is there, known or not, but those that are empty and not among the scores that apply to the region.
     """
     keys = [key for key in rows[0] if key not in ("case_id", "region")]
+    keys = [key for key in keys if key in applies or any(row[key] for row in rows)]
     text = {key for key in keys if any(row[key] and number(row[key]) is None for row in rows)}
     numbers = sorted((k for k in keys if k not in text), key=_place)
     few = len(keys) < FEW_COLUMNS
@@ -61,7 +62,7 @@ def columns_of(rows: Sequence[dict[str, str]]) -> list[Column]:
 
 
 def _place(key: str) -> int:
-    return next((i for i, first in enumerate(_FIRST) if key == first or key.startswith(f"{first}_")), len(_FIRST))
+    return _FIRST.index(key) if key in _FIRST else len(_FIRST)
 
 
 def score_title(key: str) -> str:
@@ -80,6 +81,12 @@ def number(text: object) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def known(text: str, otherwise: float) -> float:
+    """Return a value as a finite number, or what stands for it."""
+    value = number(text)
+    return otherwise if value is None else value
 
 
 def number_cell(key: str, text: object, reason: str) -> Cell:
