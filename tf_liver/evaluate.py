@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = task_of_folder(options) if options.against else task_of_run(options)
     unsegmented = segment(task.run, options.checkpoint, task.cases, task.predictions) if task.run else {}
 
+    from tf_liver.volume.report import write_report
     from tf_liver.volume.results import write_results
     from tf_liver.volume.scoring import score_label_maps
     from tf_liver.volume.summary import summarise
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = {**task.facts, "liver": options.liver, **summarise(results, unsegmented)}
     if summary["cases"]:
         print(write_results(task.output, results, summary))
+        print(f"look at {write_report(task.output, task.cases, task.run.path if task.run else None)}")
     print(f"{summary['cases']} of {len(task.cases)} cases scored")
     return DONE if not summary["failed"] else FAILED if summary["cases"] else REFUSED
 
