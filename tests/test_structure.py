@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tf_liver"
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download"}
+COMMANDS = {"train", "evaluate", "predict", "export", "phantoms", "prepare", "report", "verify", "download"}
 # A room may import those of its own rank or below; runs, files, command and progress are everybody's ground floor.
 RANK = {"experiment": 0, "data": 1, "model": 2, "volume": 3, "serving": 3, "callbacks": 4}
 
@@ -59,7 +59,9 @@ def test_only_augment_imports_albumentations():
             "data.store",
             "data.verification",
             "data.fetch",
+            "volume.report",
             "volume.scores",
+            "volume.viewer",
         ),
         *sorted(COMMANDS),
     ],

@@ -41,7 +41,9 @@ def polygons(path):
 
 
 @settings(deadline=None, max_examples=60)
-@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.sampled_from([(1.0, 1.0), (0.7, 5.0), (3, 0.8)]))
+@given(
+    arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.sampled_from([(1.0, 1.0), (0.7, 5.0), (3, 0.8)])
+)
 def test_an_outline_holds_the_voxels_of_its_mask_and_no_others(mask, spacing):
     rows, columns = np.indices(mask.shape)
     centres = np.stack([(columns.ravel() + 0.5) * spacing[0], (rows.ravel() + 0.5) * spacing[1]], 1) * 10
@@ -83,7 +85,11 @@ def test_sizes_follow_the_spacing(tmp_path):
     label = np.zeros(SHAPE, np.uint8)
     label[10:20, 10:30, 5:15] = 1
     views = view_case(*a_case(tmp_path, label.astype(np.int16), label, label), LIVER)
-    assert {p.kind: p.size for p in views.planes} == {"axial": (600, 400), "coronal": (600, 1000), "sagittal": (400, 1000)}
+    assert {p.kind: p.size for p in views.planes} == {
+        "axial": (600, 400),
+        "coronal": (600, 1000),
+        "sagittal": (400, 1000),
+    }
     assert views.spacing_mm == SPACING
     for plane in views.planes:
         x, y, width, height = plane.crop

@@ -67,8 +67,10 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise DataError(f"{folder}: not an evaluation folder: {Path(error.filename).name} is missing") from error
     except (ValueError, csv.Error) as error:
         raise DataError(f"{folder}: metrics.csv and summary.json must be what evaluate writes: {error}") from error
-    broken = [row for row in rows if None in row or None in row.values()]
-    if not rows or broken or not {"case_id", "region", "dice"} <= rows[0].keys() or not isinstance(summary, dict):
+    if not isinstance(summary, dict) or not isinstance(summary.get("regions"), dict):
+        raise DataError(f"{folder / 'summary.json'}: must hold an object with regions. Received: {str(summary)[:80]}")
+    whole = all(None not in row and None not in row.values() for row in rows)
+    if not rows or not whole or not {"case_id", "region", "dice"} <= rows[0].keys():
         found = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise DataError(
             f"{folder / 'metrics.csv'}: must hold whole rows with case_id, region and dice. Received: {found}"

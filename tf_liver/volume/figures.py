@@ -25,6 +25,7 @@ _IN_PAGE = {
     SECOND: "var(--second)",
 }
 _STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "tf_liver",  # the same figures give the same bytes
     "svg.fonttype": "none",  # text stays text: selectable, and in the page's font
     "text.parse_math": False,  # a case may be called a$b$c
     "font.size": 9.0,
@@ -66,6 +67,8 @@ def box_plots(name: str, scores: Mapping[str, Mapping[str, float]], label: str, 
     ranges (Tukey 1977).
     """
     with _figure(name, height=0.7 + 0.48 * len(scores)) as ((axes,), svg):
+        drawn = [value for by_case in scores.values() for value in by_case.values()]
+        middle = (min(drawn) + max(drawn)) / 2
         for row, by_case in enumerate(scores.values()):
             values = np.array(list(by_case.values()))
             if len(values) >= BOX_FROM:
@@ -74,7 +77,7 @@ def box_plots(name: str, scores: Mapping[str, Mapping[str, float]], label: str, 
             axes.plot(values, spread, "o", color=FIRST, markersize=3.5, alpha=0.75, markeredgewidth=0)
             if len(values) > 1:
                 found = int(values.argmin() if worst == "low" else values.argmax())
-                side = "left" if values[found] < (values.min() + values.max()) / 2 else "right"
+                side = "left" if values[found] < middle else "right"
                 _say(axes, list(by_case)[found], (values[found], row - 0.4), side)
         axes.set_yticks(range(len(scores)), list(scores))
         axes.set_ylim(len(scores) - 0.5, -0.65)

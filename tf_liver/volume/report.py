@@ -52,7 +52,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
         charts=charts(evaluation, run),
         summary=sections.all_figures(evaluation.summary),
         cases=shown,
-        window="{:g} to {:g} HU".format(*DISPLAY_WINDOW_HU),
+        window="{:g} to {:g} HU".format(*DISPLAY_WINDOW_HU).replace("-", "−"),
         viewer=f"python -m tf_liver.report --serve {shlex.quote(str(folder))}",
         version=__version__,
         date=date.today().isoformat(),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_liver.data import LIVERS
 from tf_liver.volume.charts import Chart, profile_chart
 from tf_liver.volume.evaluation import Evaluation
 from tf_liver.volume.planes import Views
@@ -93,8 +94,10 @@ def title(summary: Mapping[str, Any]) -> str:
 
 def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was evaluated, on what."""
-    known = ("run", "predictions", "checkpoint", "data", "liver", "cases")
-    return [(key, str(summary[key])) for key in known if summary.get(key) is not None]
+    found = [(key, str(summary[key])) for key in ("run", "predictions", "checkpoint", "data") if summary.get(key)]
+    labels = LIVERS.get(summary.get("liver", ""))
+    said = [("liver", f"label{'s' * (len(labels) > 1)} {' and '.join(map(str, labels))}")] if labels else []
+    return [*found, *said, ("cases", str(summary.get("cases", "–")))]
 
 
 def all_figures(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,14 +135,19 @@ def _card(key: str, values: Mapping[str, Any], cases: int) -> Card:
     lines = []
     if cases - missing > 1 and text("sd"):
         lines = [
-            f"95 % CI {text('low')} to {text('high')}",
-            f"SD {str(text('sd')).removeprefix('+')} · median {text('median')}",
-            f"quartiles {text('q1')} to {text('q3')}",
+            _kept(f"95 % CI |{text('low')} to {text('high')}"),
+            _kept(f"SD {str(text('sd')).removeprefix('+')} · |median {text('median')}"),
+            _kept(f"quartiles |{text('q1')} to {text('q3')}"),
         ]
     of_cases = "one case" if cases == 1 else "mean"
     return Card(
         f"{score_title(key)}, {of_cases}", number_cell(key, values.get("mean"), "no case has it"), lines, missing
     )
+
+
+def _kept(line: str) -> str:
+    """Return a line that may be broken at | only."""
+    return line.replace(" |", "|").replace(" ", "\N{NO-BREAK SPACE}").replace("|", " ")
 
 
 def _lesions(summary: Mapping[str, Any]) -> list[Card]:

@@ -8,17 +8,7 @@ from dataclasses import dataclass
 _NAMES = {"dice": "Dice", "iou": "IoU", "sd": "SD", "ml": "ml", "mm": "mm"}
 _ACRONYMS = {"nsd", "assd", "asd", "msd", "rmsd", "hd", "hd95", "hd100", "voe", "rvd", "rmse"}
 # What a reader looks at first; the other columns come after it, at a wish.
-_FIRST = (
-    "case_id",
-    "dice",
-    "iou",
-    "nsd",
-    "assd_mm",
-    "hd95_mm",
-    "reference_ml",
-    "prediction_ml",
-    "volume_difference_ml",
-)
+_FIRST = ("dice", "iou", "nsd_2mm", "hd95_mm", "assd_mm", "reference_ml", "prediction_ml", "volume_difference_ml")
 FEW_COLUMNS = 9
 SHARES = ("dice", "iou", "precision", "recall", "nsd")
 
