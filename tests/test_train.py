@@ -78,11 +78,12 @@ def test_evaluation_repeats_itself_and_says_what_it_did(trained, capsys, tmp_pat
     out = capsys.readouterr().out
     assert f"evaluating {trained}, best checkpoint, on 1 cases" in out
     assert summaries[0] == summaries[1]
-    assert 0 <= summaries[0]["dice"]["mean"] <= 1
+    of_liver = summaries[0]["regions"]["liver"]
+    assert 0 <= of_liver["dice"]["mean"] <= 1
     with open(tmp_path / "a" / "metrics.csv") as file:
         (row,) = csv.DictReader(file)
     assert [row["case_id"]] == Run.open(trained).read_json("split.json")["held_out"]
-    assert float(row["dice"]) == summaries[0]["dice"]["mean"]
+    assert float(row["dice"]) == of_liver["dice"]["mean"]
     assert (tmp_path / "a" / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -97,7 +98,8 @@ def test_evaluation_equals_predict_and_the_reference(trained, phantoms, tmp_path
     prediction = np.asarray(nib.load(tmp_path / scan.name).dataobj) > 0
     reference = np.asarray(nib.load(phantoms / "labelsTr" / scan.name).dataobj) > 0
     by_hand = 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum())
-    assert json.loads((tmp_path / "e" / "summary.json").read_text())["dice"]["mean"] == pytest.approx(by_hand)
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["regions"]["liver"]["dice"]["mean"] == pytest.approx(by_hand)
 
 
 def test_other_data_leaves_out_the_training_cases(trained, phantoms, capsys, tmp_path):

@@ -44,7 +44,10 @@ class EvaluateOptions:
         "<case_id>.nii.gz as nnU-Net writes them, or <case_id>/liver.nii.gz as TotalSegmentator does",
     )
     compare: Optional[List[Path]] = option(  # noqa: UP006
-        None, "compare two evaluations of the same cases (or the runs they are in) with a Wilcoxon test", nargs=2
+        None,
+        "compare two evaluations of the same cases (or the runs they are in) with a Wilcoxon test",
+        nargs=2,
+        type=Path,
     )
     liver: str = option(
         "whole", "what is liver: whole = labels 1 and 2, parenchyma = label 1 alone", choices=list(LIVERS)
@@ -91,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [case for case in task.cases if case.case_id not in unsegmented]
     keep = None if task.run else task.output / "predictions"
     results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep)
+    for result in results:
+        if result.error:
+            print(f"error: {result.error}", file=sys.stderr)
     summary = {**task.facts, "liver": options.liver, **summarise(results, unsegmented)}
     if summary["cases"]:
         print(write_results(task.output, results, summary))
@@ -152,10 +158,11 @@ def segment(run: Run, checkpoint: str, cases: Sequence[Case], folder: Path) -> d
         try:
             volume = read_volume(case.image)
             label_map = segment_volume(predictor, volume.slices).transpose(2, 1, 0)
-            write_label_map(folder / f"{case.case_id}.nii.gz", label_map, volume.header)
         except (ValueError, OSError) as error:
             wrong[case.case_id] = one_line(error)
             print(f"error: {wrong[case.case_id]}", file=sys.stderr)
+            continue
+        write_label_map(folder / f"{case.case_id}.nii.gz", label_map, volume.header)
     return wrong
 
 

@@ -54,17 +54,18 @@ def score_label_maps(
 
 
 def score_case(case: Case, predictions: Path, liver: str, keep: Path | None) -> CaseResult:
-    """Score one case; what is wrong with its files is returned, not raised."""
+    """Score one case; what is wrong with its files is returned, but an OSError of `keep` is raised."""
     try:
         reference = read_label(case.label)
         prediction = read_prediction(predictions, case.case_id, reference)
-        if keep:
-            write_label_map(keep / f"{case.case_id}.nii.gz", prediction, reference.header)
-        return _scored(case, reference, prediction, liver)
+        result = _scored(case, reference, prediction, liver)
     except MemoryError:
         return CaseResult(case, error=f"case {case.case_id}: too large for this machine's memory; lower --workers")
     except (ValueError, OSError) as error:
         return CaseResult(case, error=one_line(error))
+    if keep:
+        write_label_map(keep / f"{case.case_id}.nii.gz", prediction, reference.header)
+    return result
 
 
 def _scored(case: Case, reference: Volume, prediction: np.ndarray, liver: str) -> CaseResult:

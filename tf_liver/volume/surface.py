@@ -6,8 +6,8 @@ surface elements   google-deepmind/surface-distance, which the Decathlon scores 
                    neighbourhood that is neither all inside nor all outside, at the corner the eight voxels share, of
                    the area that marching cubes give it. For NSD and HD95.
 border voxels      LiTS (and SLIVER07, Heimann 2009): the centres of the voxels of the mask that touch its outside by
-                   a face or an edge, each of one weight. For ASSD, RMSD and the maximum. MONAI and medpy count only
-                   faces (connectivity 1), so that their borders are thinner and their averages a little different.
+                   a face or an edge, each of one weight. For ASSD, RMSD and the maximum. MONAI and medpy leave the
+                   edges out (connectivity 1): thinner borders, and other means of the same distances.
 
 Outside the scan is outside the mask. Distances go to the nearest element of the other surface, and there are none
 where a mask is empty: then NSD is 0, or 1 if both are, and all that is in mm is NaN.
@@ -21,8 +21,9 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
-# Sums of rounded spacings may pass a tolerance that they equal: a nanometre of slack.
+# Sums of rounded numbers may pass a bound that they equal: a nanometre, and a billionth of a surface, of slack.
 ROUNDING_MM = 1e-6
+ROUNDING_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:
 def hausdorff(distances: SurfaceDistances, percent: float = 100) -> float:
     """Larger of the two surfaces' percentiles of distance (mm); 95 is HD95, 100 the maximum surface distance.
 
-    The percentile is the smallest distance within which that share of the surface's weight lies, without
-    interpolation, as compute_robust_hausdorff of google-deepmind/surface-distance; NaN if a mask is empty.
+    The percentile is the smallest distance within which that share of the surface's weight lies, as
+    compute_robust_hausdorff of google-deepmind/surface-distance has it; MONAI interpolates between two distances, and
+    medpy takes one percentile of both surfaces together. NaN if a mask is empty.
     """
     if not distances.exist:
         return float("nan")
@@ -91,10 +93,7 @@ def hausdorff(distances: SurfaceDistances, percent: float = 100) -> float:
 
 
 def assd(distances: SurfaceDistances) -> float:
-    """Mean distance over both surfaces together (mm), ASSD of LiTS (Bilic 2023); NaN if a mask is empty.
-
-    medpy takes the mean of the two surfaces' means instead.
-    """
+    """Mean distance over both surfaces together (mm), ASSD of LiTS (Bilic 2023); NaN if a mask is empty."""
     return _mean(distances, 1)
 
 
@@ -115,7 +114,7 @@ def _mean(distances: SurfaceDistances, power: int) -> float:
 def _percentile(values: np.ndarray, weights: np.ndarray, percent: float) -> float:
     order = np.argsort(values)
     shares = np.cumsum(weights[order]) / weights.sum()
-    within = int(np.searchsorted(shares, percent / 100))
+    within = int(np.searchsorted(shares, percent / 100 - ROUNDING_SHARE))
     return float(values[order][min(within, len(values) - 1)])
 
 
