@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.model.predictor import SlicePredictor
     from tf_liver.model.unet import load_network
     from tf_liver.progress import track
-    from tf_liver.volume import report
+    from tf_liver.volume import tables
     from tf_liver.volume.inference import evaluate_case
     from tf_liver.volume.overlay import side_by_side
     from tf_liver.volume.scores import Counts, score_case
@@ -61,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         pooled += counts
 
     summary = {"run": str(run.path), "checkpoint": options.checkpoint, "data": str(data)}
-    summary |= report.summarise(rows, pooled)
+    summary |= tables.summarise(rows, pooled)
     output = options.output or run.path / results_name(options.checkpoint, options.data)
-    files.write_atomic(output / "metrics.csv", report.metrics_csv(rows))
-    files.write_atomic(output / "summary.json", report.to_json(summary))
+    files.write_atomic(output / "metrics.csv", tables.metrics_csv(rows))
+    files.write_atomic(output / "summary.json", tables.to_json(summary))
     files.write_atomic(output / "overlay.png", tf.io.encode_png(side_by_side(pictures[:4])).numpy())
-    print(report.table(rows))
-    print(report.summary_line(summary))
+    print(tables.table(rows))
+    print(tables.summary_line(summary))
     print(f"written to {output}: metrics.csv, summary.json, overlay.png")
     return DONE
 

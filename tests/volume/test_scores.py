@@ -6,8 +6,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial import distance
 
 from tf_liver.model.metrics import Dice, MeanIoU, PixelAccuracy
-from tf_liver.volume.report import metrics_csv, summarise, table
 from tf_liver.volume.scores import Counts, count, dice, iou, mean_iou, pixel_accuracy, score_case
+from tf_liver.volume.tables import metrics_csv, summarise, table
 
 MASKS = arrays(bool, (3, 4, 5))
 NOTHING, ALL = np.zeros((2, 3), bool), np.ones((2, 3), bool)
