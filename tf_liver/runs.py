@@ -30,7 +30,7 @@ class Run:
     log.csv          a row an epoch
     checkpoints/     best.weights.h5 and last.weights.h5
     tensorboard/     event files
-    evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
+    evaluation/      predictions/, metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
 
     path: Path
