@@ -16,7 +16,7 @@ from tf_liver import evaluate, export, predict, prepare, train
 from tf_liver import phantoms as phantoms_command
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download")
+COMMANDS = ("train", "evaluate", "predict", "export", "phantoms", "prepare", "report", "verify", "download")
 
 
 def run(capsys, module, *argv):

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tf_liver"
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download"}
+COMMANDS = {"train", "evaluate", "predict", "export", "phantoms", "prepare", "report", "verify", "download"}
 # A room may import those of its own rank or below; runs, files, command and progress are everybody's ground floor.
 RANK = {"experiment": 0, "data": 1, "model": 2, "volume": 3, "serving": 3, "callbacks": 4}
 
@@ -60,7 +60,9 @@ def test_only_augment_imports_albumentations():
             "data.verification",
             "data.fetch",
             "volume.compare",
+            "volume.report",
             "volume.results",
+            "volume.viewer",
         ),
         *sorted(COMMANDS),
     ],

@@ -46,7 +46,11 @@ def test_a_run_folder_can_be_repeated_from_its_own_files(trained, phantoms):
     assert {"loss", "val_dice", "val_mean_iou", "val_pixel_accuracy", "slices_per_s", "input_wait"} <= set(rows[0])
     assert all(0 <= float(row["input_wait"]) < 1 for row in rows)
     assert list((trained / "tensorboard").rglob("*tfevents*"))
-    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.weights.h5", "last.weights.h5"]
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == [
+        "best.weights.h5",
+        "hashes.json",
+        "last.weights.h5",
+    ]
 
 
 def test_training_from_the_store_prepares_it_and_says_so(trained, phantoms, tmp_path, capsys):

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_liver import files
 from tf_liver.experiment import Experiment
 from tf_liver.runs import Run
 from tf_liver.volume.overlay import overlay
@@ -63,7 +62,7 @@ class Checkpoints(tf.keras.callbacks.Callback):
 
     def save(self, which: str) -> None:
         """Write the model's weights as the run's `best` or `last`."""
-        with files.replacing(self._run.checkpoint(which)) as beside:
+        with self._run.replacing_checkpoint(which) as beside:
             self.model.save_weights(beside)
 
 

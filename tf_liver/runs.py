@@ -1,8 +1,11 @@
 """A run folder: what lies in it, how it is written, and which run is the latest."""
 
+import hashlib
 import json
 import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -13,6 +16,7 @@ from tf_liver import files
 from tf_liver.experiment import Experiment, ExperimentError, from_json, replace
 
 RUNS = Path("runs")
+HASHES = "hashes.json"
 PACKAGES = ("tensorflow", "tf-keras", "segmentation-models", "nibabel", "numpy", "albumentations")
 
 
@@ -28,7 +32,7 @@ class Run:
     run.json         command, data folder, fold, seed, device, versions
     split.json       case_ids of training and held-out cases, and their patients
     log.csv          a row an epoch
-    checkpoints/     best.weights.h5 and last.weights.h5
+    checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json
     tensorboard/     event files
     evaluation/      predictions/, metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
@@ -113,11 +117,46 @@ class Run:
         return self.path / "checkpoints" / f"{which}.weights.h5"
 
     def require_checkpoint(self, which: str) -> Path:
-        """Return the weights file, or raise RunError if the run has none."""
+        """Return the weights file; raise RunError if the run has none, or not the one that training wrote."""
         path = self.checkpoint(which)
         if not path.is_file():
             raise RunError(f"{self.path}: the run has no checkpoint {path.name}; did its training end in an epoch?")
+        # Runs from before there were hashes have none. There are two while the weights are being replaced.
+        accepted = self._hashes().get(which, [])
+        if accepted and (found := sha256(path)) not in accepted:
+            raise RunError(f"{path}: must have the SHA-256 {accepted[0]} of {HASHES}. Received: {found}")
         return path
+
+    @contextmanager
+    def replacing_checkpoint(self, which: str) -> Iterator[Path]:
+        """Give a path to write weights to, which then take the place of `which`, with their hash in hashes.json.
+
+        Whatever moment the process is killed at, the weights that lie there are among those that the hashes accept.
+        """
+        with files.replacing(self.checkpoint(which)) as beside:
+            yield beside
+            new = [sha256(beside)]
+            old = [sha256(self.checkpoint(which))] if self.checkpoint(which).is_file() else []
+            self._write_hashes({**self._hashes(), which: new + old})
+        self._write_hashes({**self._hashes(), which: new})
+
+    def _hashes(self) -> dict[str, list[str]]:
+        """Return which SHA-256s each checkpoint may have: best or last → one, or two while it is being replaced."""
+        path = self.path / "checkpoints" / HASHES
+        if not path.is_file():
+            return {}
+        table = self.read_json(str(path.relative_to(self.path)))
+        return {which: [value] if isinstance(value, str) else list(value) for which, value in table.items()}
+
+    def _write_hashes(self, hashes: dict[str, list[str]]) -> None:
+        table = {which: values[0] if len(values) == 1 else values for which, values in sorted(hashes.items())}
+        files.write_atomic(self.path / "checkpoints" / HASHES, json.dumps(table, indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_writable(root: Path) -> None:

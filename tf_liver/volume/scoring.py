@@ -10,7 +10,8 @@ import numpy as np
 from tf_liver.command import one_line
 from tf_liver.data import LIVERS, DataError
 from tf_liver.data.cases import Case
-from tf_liver.data.nifti import Volume, check_same_grid, read_label, read_volume, write_label_map
+from tf_liver.data.nifti import Volume, check_same_grid, read_label, read_volume
+from tf_liver.data.write import write_label_map
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
 from tf_liver.volume.lesions import TUMOUR, Lesions, match_lesions, tumour_burden
