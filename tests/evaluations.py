@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from tf_liver.data.cases import find_cases
-from tf_liver.data.nifti import read_label, write_label_map
+from tf_liver.data.nifti import read_label
+from tf_liver.data.write import write_label_map
 from tf_liver.volume.results import write_results
 from tf_liver.volume.scoring import score_label_maps
 from tf_liver.volume.summary import summarise

@@ -22,8 +22,6 @@ from tf_liver.command import (
 )
 from tf_liver.data import LIVERS
 from tf_liver.data.cases import Case, find_cases, held_out_of
-from tf_liver.data.nifti import read_volume, write_label_map
-from tf_liver.progress import track
 from tf_liver.runs import RUNS, Run
 
 
@@ -111,8 +109,7 @@ def task_of_run(options: EvaluateOptions) -> Task:
     run.require_checkpoint(options.checkpoint)
     cases, data = held_out_cases(run, options.data)
     output = options.output or run.path / results_name(options.checkpoint, options.data)
-    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", end="")
-    print(f"; precision {run.trained_experiment.precision}", flush=True)
+    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", flush=True)
     facts = {"run": str(run.path), "checkpoint": options.checkpoint, "data": str(data)}
     return Task(cases, output / "predictions", output, facts, run)
 
@@ -147,22 +144,19 @@ def held_out_cases(run: Run, other_data: Path | None) -> tuple[list[Case], Path]
 def segment(run: Run, checkpoint: str, cases: Sequence[Case], folder: Path) -> dict[str, str]:
     """Write the label map of every case into a folder; return case_id → what was wrong, for those that failed."""
     quiet_tensorflow()
-    from tf_liver.model.predictor import SlicePredictor
-    from tf_liver.model.unet import load_network
-    from tf_liver.volume.inference import segment_volume
+    from tf_liver.model.predictor import load_predictor
+    from tf_liver.volume.inference import segment_files
 
-    experiment = run.trained_experiment
-    predictor = SlicePredictor(load_network(experiment, str(run.require_checkpoint(checkpoint))), experiment)
+    experiment = run.experiment
+    predictor, kind = load_predictor(experiment, str(run.require_checkpoint(checkpoint)))
+    print(f"segmenting in {kind}", flush=True)
+    outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
+    found = segment_files(predictor, [case.image for case in cases], outputs, experiment.postprocessing)
     wrong = {}
-    for case in track(cases, "segmenting cases", len(cases)):
-        try:
-            volume = read_volume(case.image)
-            label_map = segment_volume(predictor, volume.slices).transpose(2, 1, 0)
-        except (ValueError, OSError) as error:
-            wrong[case.case_id] = one_line(error)
+    for case, one in zip(cases, found, strict=True):
+        if one.error:
+            wrong[case.case_id] = one_line(one.error)
             print(f"error: {wrong[case.case_id]}", file=sys.stderr)
-            continue
-        write_label_map(folder / f"{case.case_id}.nii.gz", label_map, volume.header)
     return wrong
 
 
