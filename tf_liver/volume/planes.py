@@ -4,6 +4,7 @@ Lengths in pictures are tenths of a millimetre: whole numbers, fine enough for a
 radiologists look at it: anterior or superior up, the patient's right (in sagittal planes anterior) at the left.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,9 @@ def view_or_say_why(job: tuple[str, Case | None, Path, Mapping[str, Sequence[int
     if case is None:
         return Views(case_id, problem="the scan is not in the data folder")
     try:
-        return view_case(case, prediction, regions)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about these files was said when they were scored
+            return view_case(case, prediction, regions)
     except (ValueError, OSError) as error:
         return Views(case_id, problem=" ".join(str(error).split()))
 

@@ -21,6 +21,7 @@ from tf_liver.volume.sections import Region, ShownCase
 
 PAGE = Path(__file__).parent / "page"
 WORST = 3
+WORKERS = 8  # the largest cases take 1 GB each
 
 
 def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
@@ -36,7 +37,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
     by_id = {case.case_id: case for case in cases}
     case_ids = list(dict.fromkeys(row["case_id"] for row in evaluation.rows))
     jobs = [(c, by_id.get(c), evaluation.prediction(c), evaluation.labels) for c in case_ids]
-    views = in_processes(view_or_say_why, jobs, os.cpu_count() or 1)
+    views = in_processes(view_or_say_why, jobs, min(WORKERS, os.cpu_count() or 1))
     shown = [ShownCase.of(evaluation, i, v) for i, v in enumerate(track(views, "drawing cases", len(jobs)))]
     shown.sort(key=lambda case: case.badness)
     page = Environment(
