@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -130,6 +132,25 @@ def test_bad_label_maps_are_named_and_the_others_scored(phantoms, copied, tmp_pa
     assert [p.name for p in (tmp_path / "out" / "predictions").iterdir()] == ["phantom_03.nii.gz"]
 
 
+def test_a_scan_that_cannot_be_shown_keeps_its_scores(phantoms, tool, tmp_path, capsys):
+    data = shutil.copytree(phantoms, tmp_path / "data")
+    for scan in (data / "imagesTr").iterdir():
+        scan.write_bytes(scan.read_bytes()[:-9])
+    code, out, err = run(capsys, "--against", tool, "--data", data, "--output", tmp_path / "out")
+    assert code == 0
+    assert err.count("warning: no picture of case phantom_0") == 4
+    assert out.endswith("4 of 4 cases scored\n")
+    assert not (tmp_path / "out" / "overlay.png").exists()
+
+
+def test_against_needs_no_tensorflow(phantoms, tool, tmp_path):
+    argv = ["--against", str(tool), "--data", str(phantoms), "--output", str(tmp_path)]
+    code = f"import sys; from tf_liver.evaluate import main; sys.exit(main({argv!r}) or 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("scoring cases") == 1
+
+
 def test_nothing_scored_is_refused_and_leaves_nothing(phantoms, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     code, out, err = run(capsys, "--against", tmp_path / "empty", "--data", phantoms)
@@ -205,6 +226,8 @@ def test_compare_two_evaluations(phantoms, tool, tmp_path, capsys):
     assert test["p"] == pytest.approx(stats.wilcoxon(dice[1], dice[0]).pvalue) == pytest.approx(2 / 2**4)
     assert test["median_difference"] == pytest.approx(np.median(np.subtract(dice[1], dice[0])))
     assert not test["enough_pairs"]
+    assert "lesions_found" not in comparison["regions"]["liver"]
+    assert "lesions_found" in comparison["regions"]["tumour"]
     assert "too few pairs for any p below 0.05" in out
 
 

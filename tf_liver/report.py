@@ -21,7 +21,7 @@ class ReportOptions:
         nargs="?",
         type=Path,
     )
-    serve: bool = option(False, "open no file but serve the viewer, until Ctrl-C")
+    serve: bool = option(False, "write nothing, but serve a viewer of the scans with both masks until Ctrl-C")
     port: int = option(0, "port of the viewer on 127.0.0.1; 0 is any free one")
     runs: Path = option(RUNS, "where to look for the latest run")
     debug: bool = debug_option()

@@ -34,7 +34,7 @@ class Run:
     log.csv          a row an epoch
     checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json
     tensorboard/     event files
-    evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
+    evaluation/      predictions/, metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
 
     path: Path

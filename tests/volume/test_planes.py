@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Polygon
 
 from tf_liver.data.cases import Case
-from tf_liver.volume.planes import bounding_box, outline, view_case
+from tf_liver.volume.drawing import bounding_box, counts_across, outline
+from tf_liver.volume.planes import view_case
 from tf_liver.volume.scores import count, dice
 
 SHAPE = (30, 40, 20)
@@ -60,6 +61,13 @@ def test_a_bounding_box_is_the_smallest(mask):
             assert mask[box].take([0, -1], axis).any(axis=tuple(a for a in range(3) if a != axis)).all()
     else:
         assert mask[box].shape == mask.shape
+
+
+@given(arrays(bool, st.tuples(*[st.integers(1, 5)] * 3)))
+def test_counts_across_every_axis(mask):
+    for axis, counts in enumerate(counts_across(mask[::-1, :, ::-1])):
+        expected = mask[::-1, :, ::-1].sum(axis=tuple(a for a in range(3) if a != axis))
+        np.testing.assert_array_equal(counts, expected)
 
 
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, 1), (-1, 1, -1)])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tf_liver.volume.scores import TUMOUR_SCORES
 from tf_liver.volume.tables import aligned
 
 SIGNIFICANCE = 0.05
@@ -39,7 +40,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     for region in dict.fromkeys(region for _, region in a):
         keys = [key for key in a if key[1] == region]
         who = [patients.get(case_id, case_id) for case_id, _ in keys]
-        names = [name for name in a[keys[0]] if name not in _REFERENCE and name in b[keys[0]]]
+        left_out = _REFERENCE if region == "tumour" else (*_REFERENCE, *TUMOUR_SCORES)
+        names = [name for name in a[keys[0]] if name in b[keys[0]] and name not in left_out]
         regions[region] = {
             name: _test(np.array([a[k][name] for k in keys]), np.array([b[k][name] for k in keys]), who)
             for name in names

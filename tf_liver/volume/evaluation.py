@@ -83,4 +83,4 @@ def read_evaluation(folder: Path) -> Evaluation:
 def _note(row: dict[str, str]) -> str:
     """Say what is empty: the reason of all that is undefined."""
     empty = [side for side in ("reference", "prediction") if number(row.get(f"{side}_ml")) == 0]
-    return f"no {row['region']} in {' or '.join(empty)}" if empty else ""
+    return f"no {row['region']} in {'either' if len(empty) == 2 else empty[0]}" if empty else ""

@@ -58,9 +58,10 @@ def _groups(overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not overlap.any():
         return true_group, claimed_group
     # Reference lesions that the same predicted lesion covers best become one, under the first one's number …
-    for claim in range(claimed_count):
-        covered = np.flatnonzero((overlap.argmax(axis=1) == claim) & overlap.any(axis=1))
-        true_group[covered] = true_group[covered[:1]]
+    touched, best = overlap.any(axis=1), overlap.argmax(axis=1)
+    for claim in np.unique(best[touched]):
+        covered = np.flatnonzero(touched & (best == claim))
+        true_group[covered] = true_group[covered[0]]
     # … and each predicted lesion goes to the group that it overlaps most.
     joined = np.zeros_like(overlap)
     np.add.at(joined, true_group - 1, overlap)

@@ -4,26 +4,20 @@ Lengths in pictures are tenths of a millimetre: whole numbers, fine enough for a
 radiologists look at it: anterior or superior up, the patient's right (in sagittal planes anterior) at the left.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-from contourpy import contour_generator
 
 from tf_liver.data import LABELS
 from tf_liver.data.cases import Case
 from tf_liver.data.nifti import check_same_grid, read_label, read_volume
-from tf_liver.volume.overlay import grey_of
+from tf_liver.volume.drawing import PER_MM, bounding_box, counts_across, grey_webp, outline
 
-PER_MM = 10
 AXIAL_SLICES, APART_MM = 3, 12.0
 MARGIN_MM = 12.0
 THINNEST_MM = 20.0
-MAX_PIXELS = 640
-WEBP_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,12 @@ class _Scan:
         is_in = np.isin(np.arange(len(LABELS)), self.regions[region])
         return is_in[self.reference[part]], is_in[self.prediction[part]]
 
+    def wrong(self) -> np.ndarray:
+        """Return where any region's masks differ, in the box."""
+        membership = [np.isin(np.arange(len(LABELS)), labels) << n for n, labels in enumerate(self.regions.values())]
+        regions_of = np.sum(membership, axis=0).astype(np.uint8)
+        return regions_of[self.reference[self.box]] != regions_of[self.prediction[self.box]]
+
 
 def view_case(case: Case, prediction: Path, regions: Mapping[str, Sequence[int]]) -> Views:
     """Return the worst slices of a case in three planes, the axial ones first, and its areas along the slices.
@@ -111,9 +111,14 @@ def view_case(case: Case, prediction: Path, regions: Mapping[str, Sequence[int]]
     image, reference, found = read_volume(case.image), read_label(case.label), read_label(prediction)
     check_same_grid(image, reference, case.label)
     check_same_grid(image, found, prediction)
-    box = bounding_box(np.maximum(reference.voxels, found.voxels))
+    box = bounding_box((reference.voxels | found.voxels) > 0)
     scan = _Scan(image.voxels, reference.voxels, found.voxels, image.spacing_mm, regions, box)
-    planes = [_plane(scan, axis, index) for axis, number in _wanted(scan) for index in worst_slices(scan, axis, number)]
+    wrong, labelled = counts_across(scan.wrong()), counts_across(scan.masks(next(iter(regions)), box)[0])
+    planes = [
+        _plane(scan, axis, box[axis].start + index)
+        for axis, number in _wanted(scan)
+        for index in worst_slices(wrong[axis], labelled[axis], number, scan.spacing_mm[axis])
+    ]
     profiles = {region: _profile(scan, region) for region in regions}
     return Views(case.case_id, planes, profiles, image.voxels.shape, image.spacing_mm)
 
@@ -136,31 +141,18 @@ def _wanted(scan: _Scan) -> list[tuple[int, int]]:
     return [(axis, number) for axis, number in numbers.items() if np.delete(size_mm, axis).min() >= THINNEST_MM]
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box that holds a mask; all of the grid where it is empty."""
-    box = []
-    for axis in range(mask.ndim):
-        held = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(held[0]), int(held[-1]) + 1) if held.size else slice(0, mask.shape[axis]))
-    return tuple(box)
-
-
-def worst_slices(scan: _Scan, axis: int, number: int) -> list[int]:
+def worst_slices(wrong: np.ndarray, labelled: np.ndarray, number: int, spacing_mm: float) -> list[int]:
     """Return up to `number` slices across an axis, most wrong voxels first, APART_MM or more from each other.
 
-    Among slices that are equally wrong the one with more labelled voxels comes first.
+    wrong, labelled: voxels of each slice; among slices that are equally wrong the one with more labels comes first.
     """
-    others = tuple(a for a in range(3) if a != axis)
-    pairs = [scan.masks(region, scan.box) for region in scan.regions]
-    wrong = np.count_nonzero(np.any([expected != found for expected, found in pairs], axis=0), axis=others)
-    labelled = np.count_nonzero(pairs[0][0], axis=others)
     chosen: list[int] = []
     for index in np.lexsort((-labelled, -wrong)):
-        if all(abs(index - c) * scan.spacing_mm[axis] >= APART_MM for c in chosen):
+        if all(abs(index - c) * spacing_mm >= APART_MM for c in chosen):
             chosen.append(int(index))
         if len(chosen) == number:
             break
-    return [scan.box[axis].start + index for index in chosen]
+    return chosen
 
 
 def _plane(scan: _Scan, axis: int, index: int) -> Plane:
@@ -179,7 +171,7 @@ def _plane(scan: _Scan, axis: int, index: int) -> Plane:
         count=scan.hu.shape[axis],
         size=size,
         crop=_crop(np.any([m for pair in masks.values() for m in pair], axis=0), spacing, size),
-        picture=_webp(hu),
+        picture=grey_webp(hu),
         regions=drawn,
         missed_cm2=float(np.count_nonzero(expected & ~found) * pixel_cm2),
         invented_cm2=float(np.count_nonzero(found & ~expected) * pixel_cm2),
@@ -191,34 +183,8 @@ def _profile(scan: _Scan, region: str) -> Profile:
     expected, found = scan.masks(region, scan.box)
     areas = np.zeros((3, scan.hu.shape[2]))
     for row, mask in zip(areas, (expected, found, expected & found), strict=True):
-        row[scan.box[2]] = np.count_nonzero(mask, axis=(0, 1)) * mm_x * mm_y / 100
+        row[scan.box[2]] = [np.count_nonzero(plane) * mm_x * mm_y / 100 for plane in mask.T]
     return Profile(*areas)
-
-
-def outline(mask: np.ndarray, spacing_mm: tuple[float, float]) -> str:
-    """Return the SVG path around a (H, W) mask, holes included; empty where the mask is.
-
-    spacing_mm: of columns and rows. The path runs half-way between the centres of voxels inside and outside.
-    """
-    rows, columns = bounding_box(mask)
-    if not mask.any():
-        return ""
-    lines = contour_generator(z=np.pad(mask[rows, columns], 1).astype(np.float64)).lines(0.5)
-    # Corner (0, 0) of the picture is half a voxel before the first centre; the padding adds one voxel.
-    start = np.array([columns.start, rows.start]) - 0.5
-    scale = np.array(spacing_mm) * PER_MM
-    return "".join(_path(np.rint((_corners(np.asarray(line)) + start) * scale).astype(int)) for line in lines)
-
-
-def _corners(line: np.ndarray) -> np.ndarray:
-    """Drop the points of a closed line at which it goes straight on."""
-    steps = np.diff(line, axis=0, prepend=line[-2:-1])
-    return line[:-1][(steps[:-1] != steps[1:]).any(axis=1)]
-
-
-def _path(points: np.ndarray) -> str:
-    (x, y), steps = points[0], np.diff(points, axis=0)
-    return f"M{x} {y}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z"
 
 
 def _crop(mask: np.ndarray, spacing_mm: tuple[float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -230,14 +196,3 @@ def _crop(mask: np.ndarray, spacing_mm: tuple[float, float], size: tuple[int, in
     begin = np.clip((low + high - wanted) / 2, 0, size - wanted)
     x, y, width, height = (round(v) for v in (*begin, *wanted))
     return x, y, width, height
-
-
-def _webp(hu: np.ndarray) -> str:
-    """Return a HU slice as a grey WebP in a data URI, no larger than MAX_PIXELS."""
-    grey = (grey_of(hu) * 255).astype(np.uint8)
-    if max(grey.shape) > MAX_PIXELS:
-        ratio = MAX_PIXELS / max(grey.shape)
-        grey = cv2.resize(grey, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(".webp", np.ascontiguousarray(grey), [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
-    assert done
-    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()

@@ -48,6 +48,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
         facts=sections.facts(evaluation.summary),
         failed=evaluation.summary.get("failed") or {},
         regions=[Region.of(evaluation, region, anchors) for region in evaluation.regions],
+        interval=evaluation.summary.get("interval", ""),
         worst=shown[:WORST] if len(shown) > WORST else [],
         charts=charts(evaluation, run),
         summary=sections.all_figures(evaluation.summary),

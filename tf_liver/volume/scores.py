@@ -156,6 +156,10 @@ class RegionScores:
         return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
+# Scores that only region "tumour" has.
+TUMOUR_SCORES = tuple(f.name for f in dataclasses.fields(RegionScores) if f.default is None)
+
+
 def score_region(
     case_id: str, region: str, reference: np.ndarray, prediction: np.ndarray, step_mm: np.ndarray
 ) -> tuple[RegionScores, Counts]:
@@ -163,10 +167,12 @@ def score_region(
 
     reference, prediction: (W, H, D) boolean. step_mm: (3, 3), an affine without its origin.
     """
-    counts = count(reference, prediction)
+    total = reference.size
+    reference, prediction = crop(reference, prediction)
+    counts = count(reference, prediction) + Counts(0, 0, 0, total - reference.size)
     voxel_ml = float(abs(np.linalg.det(step_mm))) / 1000
     difference = relative_volume_difference(counts)
-    distances: dict[str, Any] = surface_scores(*crop(reference, prediction), step_mm)
+    distances: dict[str, Any] = surface_scores(reference, prediction, step_mm)
     scores = RegionScores(
         case_id=case_id,
         region=region,

@@ -71,13 +71,11 @@ def score_case(case: Case, predictions: Path, liver: str, keep: Path | None) -> 
 
 def _scored(case: Case, reference: Volume, prediction: np.ndarray, liver: str) -> CaseResult:
     true, step_mm = reference.voxels, reference.affine[:3, :3]
-    masks = {
-        "liver": (np.isin(true, LIVERS[liver]), np.isin(prediction, LIVERS[liver])),
-        "tumour": (true == TUMOUR, prediction == TUMOUR),
-    }
-    scored = {name: score_region(case.case_id, name, *pair, step_mm) for name, pair in masks.items()}
-    rows, counts = {name: row for name, (row, _) in scored.items()}, {name: n for name, (_, n) in scored.items()}
-    lesions = match_lesions(*masks["tumour"], step_mm)
+    rows, counts = {}, {}
+    for name, labels in (("liver", LIVERS[liver]), ("tumour", (TUMOUR,))):
+        masks = np.isin(true, labels), np.isin(prediction, labels)
+        rows[name], counts[name] = score_region(case.case_id, name, *masks, step_mm)
+    lesions = match_lesions(*masks, step_mm)  # those of the tumours, which came last
     rows["tumour"] = replace(
         rows["tumour"],
         lesions_found=lesions.found,

@@ -15,7 +15,18 @@ from tf_liver.volume.words import Cell, Column, columns_of, known, number, numbe
 
 CARDS = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "volume_difference_ml")
 FIGURES = ("mean", "sd", "median", "q1", "q3", "low", "high", "undefined")
-_SHOWN_ELSEWHERE = {"run", "checkpoint", "predictions", "data", "liver", "cases", "regions", "failed", "patients"}
+_SHOWN_ELSEWHERE = {
+    "interval",
+    "run",
+    "checkpoint",
+    "predictions",
+    "data",
+    "liver",
+    "cases",
+    "regions",
+    "failed",
+    "patients",
+}
 
 
 @dataclass(frozen=True)
@@ -129,14 +140,14 @@ def _about(views: Views) -> str:
 
 def _card(key: str, values: Mapping[str, Any], cases: int) -> Card:
     def text(name: str) -> str | None:
-        return number_cell(key, values.get(name), "").text
+        return _figure_cell(key, name, values).text
 
     missing = int(values.get("undefined") or 0)
     lines = []
     if cases - missing > 1 and text("sd"):
         lines = [
             _kept(f"95 % CI |{text('low')} to {text('high')}"),
-            _kept(f"SD {str(text('sd')).removeprefix('+')} · |median {text('median')}"),
+            _kept(f"SD {text('sd')} · |median {text('median')}"),
             _kept(f"quartiles |{text('q1')} to {text('q3')}"),
         ]
     of_cases = "one case" if cases == 1 else "mean"
@@ -163,6 +174,8 @@ def _lesions(summary: Mapping[str, Any]) -> list[Card]:
 def _figure_cell(key: str, name: str, values: Mapping[str, Any]) -> Cell:
     if name == "undefined":
         return Cell(str(values.get(name, 0)))
+    if name == "sd":  # the spread of a difference has no sign
+        key = key.replace("difference", "")
     return number_cell(key, values.get(name), "too few cases")
 
 
