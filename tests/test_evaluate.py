@@ -59,8 +59,8 @@ def copied(tool, tmp_path):
 
 def test_a_run_s_evaluation_folder(trained, phantoms, evaluated):
     (held_out,) = json.loads((trained / "split.json").read_text())["held_out"]
-    there = ["metrics.csv", "overlay.png", "predictions", "report.html", "summary.json"]
-    assert sorted(p.name for p in evaluated.iterdir()) == there
+    names = ["metrics.csv", "overlay.png", "predictions", "report.html", "summary.json"]
+    assert sorted(p.name for p in evaluated.iterdir()) == names
     (row,) = rows_of(evaluated)
     assert (row["case_id"], row["region"], row["lesions_found"]) == (held_out, "liver", "")
     summary = summary_of(evaluated)
