@@ -28,7 +28,7 @@ class Run:
     run.json         command, data folder, fold, seed, device, versions
     split.json       case_ids of training and held-out cases, and their patients
     log.csv          a row an epoch
-    checkpoints/     best.weights.h5 and last.weights.h5
+    checkpoints/     best.weights.h5 and last.weights.h5; hashes.json with their SHA-256
     tensorboard/     event files
     evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
@@ -113,10 +113,19 @@ class Run:
         return self.path / "checkpoints" / f"{which}.weights.h5"
 
     def require_checkpoint(self, which: str) -> Path:
-        """Return the weights file, or raise RunError if the run has none."""
+        """Return the weights file, whose hash must be the one in checkpoints/hashes.json where a run has that file.
+
+        Raises:
+            RunError: the run has no such checkpoint, or it is not the one that the training wrote.
+        """
         path = self.checkpoint(which)
         if not path.is_file():
             raise RunError(f"{self.path}: the run has no checkpoint {path.name}; did its training end in an epoch?")
+        hashes = path.with_name("hashes.json")
+        if hashes.exists():
+            written, found = self.read_json(str(hashes.relative_to(self.path))).get(which), files.sha256(path)
+            if written != found:
+                raise RunError(f"{path}: must be the file that was trained, SHA-256 {written}. Received: {found}")
         return path
 
 
