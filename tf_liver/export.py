@@ -9,6 +9,7 @@ from typing import Any, Optional
 from tf_liver.command import DONE, check_option, command, debug_option, option, parse, quiet_tensorflow
 from tf_liver.experiment import replace
 from tf_liver.runs import RUNS, Run
+from tf_liver.serving.wire import require_serving_api
 
 
 @dataclass
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_option("version", options.version, 1)
     run = Run.open(options.run) if options.run else Run.latest(options.runs)
     weights = str(run.require_checkpoint("best"))
+
+    require_serving_api()
 
     quiet_tensorflow()
     from tf_liver.model.predictor import SlicePredictor

@@ -1,4 +1,4 @@
-"""A look into a file of weights before Keras reads it: plain numbers, no larger than the network's, and nothing else."""
+"""A look into a file of weights before Keras reads it: plain numbers, no larger than the network's, nothing else."""
 
 import math
 from collections.abc import Iterator

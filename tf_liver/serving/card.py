@@ -1,4 +1,4 @@
-"""What a model is, where it comes from and what it is good for: metadata.json for programs, model_card.md for people."""
+"""What a model is, where it comes from, what it is good for: metadata.json for programs, model_card.md for people."""
 
 import dataclasses
 import hashlib
@@ -161,7 +161,8 @@ def speed_lines(facts: dict[str, Any]) -> list[str]:
     ]
     if beside := facts.get("beside_float32"):
         lines.append(
-            f"Beside float32 without XLA on that machine: {beside['speed']:.2f} times as fast, masks with a Dice of "
-            f"{beside['dice']:.5f} between them, probabilities at most {beside['max_probability_difference']:.2g} apart."
+            f"Beside float32 without XLA on that machine: {beside['speed']:.2f} times as fast; "
+            f"Dice {beside['dice']:.5f} between the masks, "
+            f"probabilities at most {beside['max_probability_difference']:.2g} apart."
         )
     return lines

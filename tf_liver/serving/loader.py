@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 # TF_DataType of tensorflow/c/tf_datatype.h; 7 is a string.
-_TYPES = {np.dtype(np.float32): 1, np.dtype(np.uint8): 4, np.dtype(np.int16): 5}
-_DTYPES = {number: dtype for dtype, number in _TYPES.items()}
+_TYPES: dict[np.dtype[Any], int] = {np.dtype(np.float32): 1, np.dtype(np.uint8): 4, np.dtype(np.int16): 5}
+_DTYPES: dict[int, np.dtype[Any]] = {number: dtype for dtype, number in _TYPES.items()}
 _STRING, _STRING_BYTES = 7, 24  # sizeof(TF_TString)
 
 # {signature: {"inputs" or "outputs": {name: tensor name in the graph}}}
@@ -43,10 +43,10 @@ class ServingError(RuntimeError):
 def _library() -> Any:
     """Return TensorFlow's C API, from the libraries in its wheel."""
     spec = importlib.util.find_spec("tensorflow")
-    assert spec is not None and spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0])
+    assert spec is not None
+    folder = next(iter(spec.submodule_search_locations or ()))
     for name in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
-        library = ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(f"{folder}/{name}", mode=ctypes.RTLD_GLOBAL)
     pointers = "NewStatus NewGraph NewSessionOptions LoadSessionFromSavedModel GraphOperationByName AllocateTensor"
     for name in [*pointers.split(), "TensorData", "StringGetDataPointer"]:
         getattr(library, f"TF_{name}").restype = ctypes.c_void_p
@@ -125,21 +125,22 @@ class LoadedModel:
 
     def _tensor(self, value: Array) -> int:
         """Return a new tensor with a value's contents."""
-        strings = isinstance(value, list)
-        shape = (len(value),) if strings else value.shape
-        kind = _STRING if strings else _TYPES[value.dtype]
-        size = len(value) * _STRING_BYTES if strings else value.nbytes
-        dimensions = (ctypes.c_int64 * len(shape))(*shape)
-        tensor = self._tf.TF_AllocateTensor(kind, dimensions, len(shape), ctypes.c_size_t(size))
-        data = self._tf.TF_TensorData(ctypes.c_void_p(tensor))
-        if not strings:
-            ctypes.memmove(data, np.ascontiguousarray(value).ctypes.data, size)
+        if isinstance(value, np.ndarray):
+            tensor, data = self._allocate(_TYPES[value.dtype], value.shape, value.nbytes)
+            ctypes.memmove(data, np.ascontiguousarray(value).ctypes.data, value.nbytes)
             return tensor
+        tensor, data = self._allocate(_STRING, (len(value),), len(value) * _STRING_BYTES)
         for n, text in enumerate(value):
             place = ctypes.c_void_p(data + n * _STRING_BYTES)
             self._tf.TF_StringInit(place)
             self._tf.TF_StringCopy(place, text, ctypes.c_size_t(len(text)))
         return tensor
+
+    def _allocate(self, kind: int, shape: tuple[int, ...], size: int) -> tuple[int, int]:
+        """Return a new tensor and where its data lie."""
+        dimensions = (ctypes.c_int64 * len(shape))(*shape)
+        tensor = self._tf.TF_AllocateTensor(kind, dimensions, len(shape), ctypes.c_size_t(size))
+        return tensor, self._tf.TF_TensorData(ctypes.c_void_p(tensor))
 
     def _array(self, tensor: ctypes.c_void_p) -> Array:
         """Return a copy of a tensor."""

@@ -1,5 +1,6 @@
 """What travels between clients and the served model; no TensorFlow here, so that both ends can import it."""
 
+import importlib.util
 from collections.abc import Sequence
 
 import cv2
@@ -17,6 +18,12 @@ SIGNATURES = {
 }
 
 
+def require_serving_api() -> None:
+    """Say what to install where TF Serving's messages are missing."""
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        raise ValueError("tensorflow-serving-api is not installed; pip install 'tf_liver[serving]' brings it")
+
+
 def encode_slices(slices: np.ndarray) -> list[bytes]:
     """Return 16-bit PNGs of HU + 1024, one a slice; HU below −1024, which scanners use as padding, become −1024.
 
@@ -26,17 +33,19 @@ def encode_slices(slices: np.ndarray) -> list[bytes]:
     return [cv2.imencode(".png", value)[1].tobytes() for value in values]
 
 
-def decode_labels(pngs: Sequence[bytes], shape: tuple[int, int]) -> np.ndarray:
+def decode_labels(pngs: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
     """Return label maps (B, H, W) uint8 of 8-bit PNGs.
 
     Raises:
         ValueError: not PNGs of the height and width that were asked for.
     """
-    images = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) for png in pngs]
-    for image in images:
+    images = []
+    for png in pngs:
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
         if image is None or image.shape != shape or image.dtype != np.uint8:
             received = "no picture" if image is None else f"{image.shape} {image.dtype}"
-            raise ValueError(f"the server must answer with 8-bit PNGs of {shape}. Received: {received}")
+            raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: {received}")
+        images.append(image)
     return np.stack(images)
 
 
