@@ -1,18 +1,20 @@
 """A stand-in for tensorflow_model_server, which is in no package registry: a test double, never shipped.
 
-    python tests/serving/standin.py EXPORT [--poll 0.2]
+    python tests/serving/standin.py EXPORT [--poll 0.2] [--tls FOLDER]
 
 It serves EXPORT/tf_liver/<N>/ through TensorFlow's C++ loader, over gRPC (PredictionService, ModelService) and over
 the REST routes of tensorflow.org/tfx/serving/api_rest, and prints one JSON line with its ports once a version is
 there. As TF Serving does, it follows the newest version: that one is loaded and warmed up beside the old one, which
 answers until then and goes on answering when the new one cannot be loaded. `grpc_small` is the same service with
-gRPC's own limit of 4 MiB. POST /faults sets what goes wrong: {"delay_s", "unavailable", "refuse", "limit_bytes"}.
+gRPC's own limit of 4 MiB; with FOLDER/key.pem and cert.pem there are `grpcs` and `https`, too. POST /faults sets what
+goes wrong: {"delay_s", "unavailable", "refuse", "limit_bytes", "token"}.
 """
 
 import argparse
 import base64
 import json
 import re
+import ssl
 import sys
 import threading
 import time
@@ -44,7 +46,7 @@ from tf_liver.serving.loader import LoadedModel, ServingError
 
 STATUS = get_model_status_pb2.ModelVersionStatus
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-HTTP = {3: 400, 4: 504, 5: 404, 8: 429, 9: 412, 12: 501, 14: 503}
+HTTP = {3: 400, 4: 504, 5: 404, 8: 429, 9: 412, 12: 501, 14: 503, 16: 401}
 
 
 class Version:
@@ -116,7 +118,9 @@ class Faults:
     def set(self, table: dict[str, Any]) -> None:
         self._table = table
 
-    def strike(self, size: int) -> None:
+    def strike(self, size: int, authorization: str | None) -> None:
+        if self._table.get("token") and authorization != f"Bearer {self._table['token']}":
+            raise ServingError("who are you?", 16)
         if size > self._table.get("limit_bytes", size):
             raise ServingError("request larger than max", 8)
         time.sleep(self._table.get("delay_s", 0))
@@ -153,7 +157,7 @@ class Service(prediction_service_pb2_grpc.PredictionServiceServicer, model_servi
 
     def Predict(self, request: Any, context: Any) -> Any:
         def work() -> Any:
-            self._faults.strike(request.ByteSize())
+            self._faults.strike(request.ByteSize(), dict(context.invocation_metadata()).get("authorization"))
             version = self._version(request.model_spec)
             inputs = {name: as_value(value) for name, value in request.inputs.items()}
             outputs = version.run(request.model_spec.signature_name, inputs, tuple(request.output_filter))
@@ -230,7 +234,7 @@ class Rest(BaseHTTPRequestHandler):
         return json_format.MessageToDict(self.models.status(*self._route("")), preserving_proto_field_name=True)
 
     def _predict(self, body: bytes) -> dict[str, Any]:
-        self.faults.strike(len(body))
+        self.faults.strike(len(body), self.headers.get("authorization"))
         version = self.models.get(*self._route(":predict"))
         request = json.loads(body)
         signature = request.get("signature_name", "serving_default")
@@ -272,24 +276,31 @@ class Rest(BaseHTTPRequestHandler):
         pass
 
 
-def serve(models: Models, poll_s: float) -> None:
+def serve(models: Models, poll_s: float, tls: Path | None) -> None:
     """Serve until the process that started this one closes its end of our input."""
     faults = Faults()
     Rest.models, Rest.faults = models, faults
     service, ports, servers = Service(models, faults), {}, []
-    for name, options in (
-        ("grpc", [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]),
-        ("grpc_small", []),
-    ):
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    for name, options in (("grpc", unlimited), ("grpc_small", []), *([("grpcs", unlimited)] if tls else [])):
         server = grpc.server(ThreadPoolExecutor(8), options=options)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-        ports[name] = server.add_insecure_port("127.0.0.1:0")
+        if name == "grpcs":
+            pair = ((tls / "key.pem").read_bytes(), (tls / "cert.pem").read_bytes())
+            ports[name] = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+        else:
+            ports[name] = server.add_insecure_port("127.0.0.1:0")
         server.start()
         servers.append(server)  # one that nobody holds is stopped
-    rest = ThreadingHTTPServer(("127.0.0.1", 0), Rest)
-    ports["rest"] = rest.server_port
-    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    for name in ("rest", "https") if tls else ("rest",):
+        rest = ThreadingHTTPServer(("127.0.0.1", 0), Rest)
+        if name == "https":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+            rest.socket = context.wrap_socket(rest.socket, server_side=True)
+        ports[name] = rest.server_port
+        threading.Thread(target=rest.serve_forever, daemon=True).start()
     print(json.dumps(ports), flush=True)
     closed = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
@@ -301,10 +312,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path)
     parser.add_argument("--poll", type=float, default=0.2)
+    parser.add_argument("--tls", type=Path)
     options = parser.parse_args()
     models = Models(options.export / "tf_liver")
     models.poll()
-    serve(models, options.poll)
+    serve(models, options.poll, options.tls)
 
 
 if __name__ == "__main__":
