@@ -28,16 +28,6 @@ def predictor(tiny):
     return SlicePredictor(build_network(tiny), tiny)
 
 
-def small_predictor(experiment):
-    """One convolution in place of the network, for tests of the files around it."""
-    import tensorflow as tf
-
-    from tf_liver.model.predictor import SlicePredictor
-
-    tf.keras.utils.set_random_seed(0)
-    return SlicePredictor(tf.keras.Sequential([tf.keras.layers.Conv2D(1, 3, padding="same")]), experiment)
-
-
 @pytest.fixture(scope="session")
 def exported(predictor, tiny, slices, tmp_path_factory):
     """The version folder of an export."""

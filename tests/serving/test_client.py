@@ -155,6 +155,7 @@ def test_addresses_that_are_none(url):
         Address(url)
 
 
+@pytest.mark.slow
 def test_rows_75_and_76_versions_change_under_load(exported, slices, local, tmp_path):
     """Version 2 comes while requests run, then a broken 3: no request fails, and 2 goes on answering."""
     root = tmp_path / "tf_liver"

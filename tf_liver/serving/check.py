@@ -101,16 +101,22 @@ def write_request(model: Path, work: Path, slices: np.ndarray) -> None:
 
 
 def read_signatures(model: Path) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the tensors behind each signature of a SavedModel, as its saved_model.pb names them."""
+    """Return the tensors behind each signature of a SavedModel, as its saved_model.pb names them.
+
+    Raises:
+        CheckError: there is no graph in it.
+    """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-    graph = SavedModel.FromString((model / "saved_model.pb").read_bytes()).meta_graphs[0]
+    graphs = SavedModel.FromString((model / "saved_model.pb").read_bytes()).meta_graphs
+    if not graphs:
+        raise CheckError(f"{model}: saved_model.pb holds no graph")
     return {
         name: {
             "inputs": {key: tensor.name for key, tensor in signature.inputs.items()},
             "outputs": {key: tensor.name for key, tensor in signature.outputs.items()},
         }
-        for name, signature in graph.signature_def.items()
+        for name, signature in graphs[0].signature_def.items()
         if not name.startswith("__")  # __saved_model_init_op
     }
 
