@@ -32,4 +32,5 @@ EXPERIMENT = Experiment(
     batch_norm_momentum=0.99,
     precision="auto",
     folds=5,
+    postprocessing="none",
 )

@@ -15,9 +15,12 @@ from typing import Any
 AUGMENTATIONS = ("resize", "rotate", "flip_rotate")
 LOSSES = ("bce", "dice", "bce_dice")
 NORMALISATIONS = ("clip_max", "window")
+POSTPROCESSING = ("none", "largest", "largest_filled")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver",)
+# Fields that came later, with what older runs did.
+ADDED = {"postprocessing": "none"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -75,6 +78,10 @@ class Experiment:
     )
     precision: str = _setting("auto picks by hardware", choices=PRECISIONS)
     folds: int = _setting("folds of the cross-validation, by patient", low=2, high=1000)
+    postprocessing: str = _setting(
+        "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
+        choices=POSTPROCESSING,
+    )
 
     def __new__(cls, **fields: Any) -> "Experiment":
         # Ahead of dataclass' __init__, whose TypeError gives no hint; pickle and copy come without fields.
@@ -152,6 +159,7 @@ def from_json(text: str, source: str) -> Experiment:
         raise ExperimentError(f"{source}: not JSON: {error}") from error
     if not isinstance(table, dict):
         raise ExperimentError(f"{source}: must hold an object. Received: {type(table).__name__}")
+    table = {**ADDED, **table}
     try:
         _check_names(table, complete=True)
         return Experiment(**table)

@@ -1,6 +1,8 @@
-"""Segment scans: NIfTI in, a label map on the scan's own grid out."""
+"""Segment scans: NIfTI files or DICOM series in, label maps on the scans' own grids and statistics out."""
 
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,8 @@ from tf_liver.command import (
     parse,
     quiet_tensorflow,
 )
-from tf_liver.data.cases import case_id_of
-from tf_liver.data.nifti import read_volume, write_label_map
+from tf_liver.data.scans import find_scans, name_of_scan
+from tf_liver.experiment import Experiment
 from tf_liver.runs import RUNS, Run
 
 
@@ -26,9 +28,15 @@ from tf_liver.runs import RUNS, Run
 class PredictOptions:
     """Which scans, and with what."""
 
-    scans: List[Path] = option(None, "NIfTI files", args=["scans"], nargs="+", type=Path)  # noqa: UP006
-    output: Path = option(Path("predictions"), "folder of the label maps", args=["-o", "--output"])
-    run: Optional[Path] = option(None, "run folder; without it the latest one")
+    scans: List[Path] = option(  # noqa: UP006
+        None, "NIfTI files, folders of them, or folders of one DICOM series each", args=["scans"], nargs="+", type=Path
+    )
+    output: Path = option(Path("predictions"), "folder of the results", args=["-o", "--output"])
+    run: Optional[List[Path]] = option(  # noqa: UP006
+        None, "run folder, or several whose probabilities are averaged; without it the latest one", nargs="+", type=Path
+    )
+    tta: bool = option(False, "average over mirror images of each slice too: four times the work")
+    probabilities: bool = option(False, "write the probabilities too, <case>-probability.nii.gz")
     runs: Path = option(RUNS, "where to look for the latest run")
     debug: bool = debug_option()
 
@@ -37,34 +45,72 @@ class PredictOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Walk from scans to label maps."""
     options = parse(PredictOptions, argv, "predict", __doc__)
-    run = Run.open(options.run) if options.run else Run.latest(options.runs)
-    weights = run.require_checkpoint("best")
-    outputs = label_map_paths(options.scans, options.output)
-    experiment = run.trained_experiment
-    print(f"predicting with {run.path}; precision {experiment.precision}", flush=True)
+    runs = [Run.open(path) for path in options.run] if options.run else [Run.latest(options.runs)]
+    weights = [run.require_checkpoint("best") for run in runs]
+    experiments = [run.experiment for run in runs]
+    check_agreement(runs, experiments, options.tta)
+    scans = find_scans(options.scans)
+    outputs = label_map_paths(scans, options.output)
+    require_writable(options.output)
 
     quiet_tensorflow()
-    from tf_liver.model.predictor import SlicePredictor
-    from tf_liver.model.unet import load_network
-    from tf_liver.progress import track
-    from tf_liver.volume.inference import segment_volume
+    from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
+    from tf_liver.volume.inference import segment_files
 
-    predictor = SlicePredictor(load_network(experiment, str(weights)), experiment)
-    done, total = 0, len(outputs)
-    for scan, out in track(zip(options.scans, outputs, strict=True), "segmenting scans", total):
-        try:
-            volume = read_volume(scan)
-            label_map = segment_volume(predictor, volume.slices).transpose(2, 1, 0)
-            write_label_map(out, label_map, volume.header)
-        except (ValueError, OSError) as error:
-            if total == 1:
-                raise
-            print(f"error: {one_line(error)}", file=sys.stderr)
+    loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
+    predictors = [Mirrored(predictor) if options.tta else predictor for predictor, _ in loaded]
+    predictor = Averaged(predictors) if len(runs) > 1 else predictors[0]
+    names, kinds = ", ".join(str(run.path) for run in runs), "/".join(sorted({kind for _, kind in loaded}))
+    print(f"predicting {len(scans)} scans with {names}; {kinds}{', with mirror images' * options.tta}", flush=True)
+
+    start, done, slices = time.perf_counter(), 0, 0
+    first = experiments[0]
+    for one in segment_files(
+        predictor, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
+    ):
+        if one.statistics is None:
+            assert one.error is not None
+            if len(scans) == 1:
+                raise one.error
+            print(f"error: {one_line(one.error)}", file=sys.stderr)
             continue
-        done += 1
-        print(f"{out}: liver {label_map.sum() * volume.voxel_ml:.1f} ml")
-    print(f"{done} of {total} scans done")
-    return DONE if done == total else FAILED if done else REFUSED
+        done, slices = done + 1, slices + one.slices
+        print(f"{one.output}: {in_words(one.statistics)}")
+        for warning in one.statistics["warnings"]:
+            print(f"warning: {one.scan}: {warning}", file=sys.stderr)
+    seconds = time.perf_counter() - start
+    speed = f"{done / seconds:.2f} scans/s, {slices / seconds:.0f} slices/s"
+    print(f"{done} of {len(scans)} scans done in {seconds:.1f} s: {speed}")
+    return DONE if done == len(scans) else FAILED if done else REFUSED
+
+
+def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> None:
+    """Refuse runs that cannot be averaged, or mirror images for a network that never saw any, with a ValueError."""
+    for run, experiment in zip(runs, experiments, strict=True):
+        for field in ("task", "postprocessing"):
+            mine, first = getattr(experiment, field), getattr(experiments[0], field)
+            if mine != first:
+                raise ValueError(f"{run.path}: {field} must be that of {runs[0].path}, {first}. Received: {mine}")
+        if mirrored and experiment.augmentation != "flip_rotate":
+            raise ValueError(
+                f"{run.path}: --tta averages over mirror images, on which the run must have been trained "
+                f"(augmentation flip_rotate). Received: {experiment.augmentation}"
+            )
+
+
+def in_words(statistics: dict) -> str:
+    """Return what the screen says of one scan."""
+    text = f"liver {statistics['liver_ml']:.1f} ml"
+    if statistics["tumour_count"] is not None:
+        text += f", {statistics['tumour_count']} tumours of {statistics['tumour_ml']:.1f} ml"
+    return text
+
+
+def require_writable(folder: Path) -> None:
+    """Raise the OSError of a new file in the folder, or where it will be made, before any work is done."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def label_map_paths(scans: Sequence[Path], folder: Path) -> list[Path]:
@@ -75,7 +121,7 @@ def label_map_paths(scans: Sequence[Path], folder: Path) -> list[Path]:
     """
     inputs, taken = {scan.resolve() for scan in scans}, dict[Path, Path]()
     for scan in scans:
-        out = folder / f"{case_id_of(scan)}.nii.gz"
+        out = folder / f"{name_of_scan(scan)}.nii.gz"
         if out.resolve() in inputs:
             raise ValueError(f"{scan}: its label map would replace the scan {out}; choose another --output")
         if out in taken:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from tf_liver.data import DataError, DataWarning
-from tf_liver.data.nifti import check_same_grid, iterate_slices, read_label, read_volume, write_label_map
+from tf_liver.data.nifti import canonical, check_same_grid, iterate_slices, read_label, read_volume
+from tf_liver.data.write import as_stored_probability, write_label_map, write_probability_map
 
 AXES = [("L", "R"), ("P", "A"), ("I", "S")]
 ALL_48 = ["".join(c) for order in itertools.permutations(AXES) for c in itertools.product(*order)]
@@ -173,3 +174,35 @@ def test_real_scans_equal_nibabel(real_data):
         assert volume.voxels.dtype == np.int16
         np.testing.assert_array_equal(volume.voxels, np.asarray(reference.dataobj))
         np.testing.assert_array_equal(volume.affine, reference.affine)
+
+
+@pytest.mark.parametrize("version", [nib.Nifti1Header, nib.Nifti2Header])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_what_is_written_keeps_the_header_and_reads_alike_elsewhere(tmp_path, version, endianness):
+    """nibabel reads back both kinds of maps; codes, units and description are the scan's, whatever its byte order."""
+    labels = rng.integers(0, 3, (4, 5, 6)).astype(np.uint8)
+    header = version(endianness=endianness)
+    header.set_data_shape(labels.shape)
+    header.set_sform(oblique(0.3), code=4)
+    header.set_qform(oblique(0.3), code=2)
+    header.set_xyzt_units("mm", "msec")
+    header["descrip"], header["vox_offset"] = b"from elsewhere", 4096  # its extensions are not written
+    probability = rng.random(labels.shape).astype(np.float32)
+    turned = canonical(labels, header).voxels
+    write_label_map(tmp_path / "l.nii.gz", turned, header)
+    write_label_map(tmp_path / "l.nii", turned, header)
+    write_probability_map(tmp_path / "p.nii.gz", canonical(as_stored_probability(probability), header).voxels, header)
+    for name, expected, apart in (("l.nii.gz", labels, 0), ("l.nii", labels, 0), ("p.nii.gz", probability, 8e-6)):
+        out = nib.load(tmp_path / name)
+        np.testing.assert_allclose(out.get_fdata(), expected, atol=apart, rtol=0)
+        np.testing.assert_allclose(out.affine, header.get_best_affine(), atol=1e-6)
+        assert (int(out.header["sform_code"]), int(out.header["qform_code"])) == (4, 2)
+        assert out.header.get_xyzt_units() == ("mm", "msec")
+        assert out.header["descrip"].item() == b"from elsewhere"
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["l.nii", "l.nii.gz", "p.nii.gz"]
+
+
+def test_stored_probabilities_keep_their_side_of_a_half():
+    stored = as_stored_probability(np.array([0, 0.4999, 0.5, 1], np.float32))
+    assert (stored / 65535 >= 0.5).tolist() == [False, False, True, True]
+    assert stored[[0, 3]].tolist() == [0, 65535]

@@ -15,7 +15,7 @@ from tf_liver.data import LABELS, DataError, DataWarning
 FOLD_SEED = 0  # one dealing of patients into folds for everybody, whatever the seed of the training
 DEFAULT_DATA = Path("data/Task03_Liver")
 _TUMOUR = {"cancer", "tumour", "tumor"}
-_SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def survey_cases(data: Path) -> tuple[list[Case], list[DataError]]:
 
 def case_id_of(path: Path) -> str:
     """Return the file name without .nii or .nii.gz."""
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
     return path.stem
@@ -113,7 +113,7 @@ def _scans(folder: Path, problems: list[DataError]) -> dict[str, Path]:
     """Return case_id → file of the scans in a folder; add what is wrong to `problems`."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
-        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
+        if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
             continue
         case_id = case_id_of(path)
         if case_id in found:

@@ -11,7 +11,7 @@ from typing import Any
 from isal import isal_zlib
 
 CHUNK_BYTES = 1 << 18
-_GZIP_FORMAT = 31  # zlib's wbits: a gzip header and trailer are expected, and checked
+GZIP_FORMAT = 31  # zlib's wbits: a gzip header and trailer are expected, and checked
 MAGIC = b"\x1f\x8b"
 
 
@@ -29,7 +29,7 @@ class GunzipReader(io.RawIOBase):
         super().__init__()
         self.garbage = 0
         self._file = open(path, "rb")  # noqa: SIM115  closed by close()
-        self._member = isal_zlib.decompressobj(_GZIP_FORMAT)
+        self._member = isal_zlib.decompressobj(GZIP_FORMAT)
         self._pending = b""
 
     def readable(self) -> bool:
@@ -57,7 +57,7 @@ class GunzipReader(io.RawIOBase):
         if not rest.startswith(MAGIC):
             self.garbage = len(rest)
             return False
-        self._member = isal_zlib.decompressobj(_GZIP_FORMAT)
+        self._member = isal_zlib.decompressobj(GZIP_FORMAT)
         self._pending = rest
         return True
 

@@ -1,10 +1,9 @@
-"""NIfTI files: one volume in canonical orientation, every header check, and the exact way back.
+"""NIfTI files: one volume in canonical orientation, with every header check; write.py is the exact way back.
 
 nibabel parses headers and affines. The stream is read here, because nibabel stops at the last voxel and so never
 sees a missing gzip trailer or a wrong checksum, and because it goes through float64.
 """
 
-import gzip
 import io
 import math
 import os
@@ -19,12 +18,11 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from tf_liver.data import LABELS, DataError, DataWarning
 from tf_liver.data.gunzip import MAGIC, GunzipReader
 from tf_liver.data.header import MAX_EXTRA_BYTES, check_header, read_header
-from tf_liver.files import write_atomic
 
 # Grids whose corners lie within SAME_MM are the same; within CLOSE_MM they are, with a warning (rounding of the
 # affine by another tool: LiTS spacings are 0.6 mm and more); beyond it they are different grids.
@@ -78,7 +76,7 @@ def read_volume(path: Path) -> Volume:
     with _open(path) as (stream, header):
         raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
         _read_to_the_end(stream, path)
-    return _canonical(_as_int16(_scaled(raw, header, path)), header)
+    return canonical(_as_int16(_scaled(raw, header, path)), header)
 
 
 def _as_int16(voxels: np.ndarray) -> np.ndarray:
@@ -119,11 +117,11 @@ def read_grid(path: Path) -> Volume:
     Raises: as `read_volume`, for what the header and the file's size can tell.
     """
     with _open(path) as (_, header):
-        return _canonical(np.broadcast_to(np.int16(0), header.get_data_shape()), header)
+        return canonical(np.broadcast_to(np.int16(0), header.get_data_shape()), header)
 
 
-def _canonical(voxels: np.ndarray, header: Any) -> Volume:
-    """Turn voxels from the file's axes to Right, Anterior, Superior."""
+def canonical(voxels: np.ndarray, header: Any) -> Volume:
+    """Return voxels on the grid of a header as a volume: turned to Right, Anterior, Superior, not copied."""
     to_canonical = io_orientation(header.get_best_affine())
     affine = header.get_best_affine() @ inv_ornt_aff(to_canonical, voxels.shape)
     return Volume(apply_orientation(voxels, to_canonical), affine, header)
@@ -138,7 +136,7 @@ def read_label(path: Path) -> Volume:
     with _open(path) as (stream, header):
         raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
         _read_to_the_end(stream, path)
-    return _canonical(as_label(_scaled(raw, header, path), path), header)
+    return canonical(as_label(_scaled(raw, header, path), path), header)
 
 
 def as_label(values: np.ndarray, path: Path) -> np.ndarray:
@@ -179,29 +177,6 @@ def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, 
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
     apart = apply_affine(first, corners) - apply_affine(second, corners)
     return float(np.linalg.norm(apart, axis=1).max())
-
-
-def to_native(voxels: np.ndarray, header: Any) -> np.ndarray:
-    """Return canonical (width, height, depth) voxels in the axis order and direction of the file."""
-    native = io_orientation(header.get_best_affine())
-    return apply_orientation(voxels, ornt_transform(axcodes2ornt("RAS"), native))
-
-
-def write_label_map(path: Path, voxels: np.ndarray, header: Any) -> None:
-    """Write a uint8 label map on the grid of `header`: its affine, qform, sform, codes and units are kept.
-
-    voxels: canonical (width, height, depth). The file appears whole or not at all.
-    """
-    native = to_native(voxels.astype(np.uint8), header)
-    out = header.copy()
-    out.set_data_shape(native.shape)
-    out.set_data_dtype(np.uint8)
-    out.set_slope_inter(1, 0)
-    out["cal_min"], out["cal_max"] = 0, 0
-    # affine None keeps the header's own qform and sform with their codes.
-    image = nib.Nifti1Image(native, None, out) if out.sizeof_hdr == 348 else nib.Nifti2Image(native, None, out)
-    data = image.to_bytes()
-    write_atomic(path, gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data)
 
 
 @contextmanager

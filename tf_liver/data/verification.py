@@ -128,7 +128,7 @@ def _facts(case: Case, image: Volume | None, label: Volume | None, quick: bool) 
     if image:
         found |= {"shape": image.voxels.shape, "spacing_mm": image.spacing_mm}
         found["orientation"] = "".join(nib.aff2axcodes(image.header.get_best_affine()))
-        found["real_spacing"] = _placeholder(image) is None
+        found["real_spacing"] = placeholder(image) is None
     if image and not quick:
         found["hu_range"] = (float(image.voxels.min()), float(image.voxels.max()))
         found["voxel_hash"] = _hash(image.slices)
@@ -157,7 +157,7 @@ def _hash(slices: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _placeholder(image: Volume) -> str | None:
+def placeholder(image: Volume) -> str | None:
     """Say why the spacing cannot be real, or None.
 
     LiTS volumes 28 to 47 carry an identity affine. A scan resampled to 1 mm is another matter: it keeps its
@@ -174,7 +174,7 @@ def _placeholder(image: Volume) -> str | None:
 
 
 def _odd_grid(image: Volume) -> Iterator[str]:
-    if why := _placeholder(image):
+    if why := placeholder(image):
         yield f"{why}; its millilitres and millimetres mean nothing"
     if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
         yield "neither qform nor sform is set; which side is right is a guess"

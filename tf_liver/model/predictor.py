@@ -1,9 +1,24 @@
 """HU slices to liver probabilities at the same size: what evaluate, predict and the SavedModel all call."""
 
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+import cv2
+import numpy as np
 import tensorflow as tf
 
-from tf_liver.data.slices import SIZE_MULTIPLE, normalise
-from tf_liver.experiment import Experiment
+from tf_liver.data.slices import SIZE_MULTIPLE, clip_hu, normalise, scale
+from tf_liver.experiment import Experiment, replace
+from tf_liver.model.folding import folded
+from tf_liver.model.precision import choose_policy
+from tf_liver.model.unet import load_network
+
+BATCH_SLICES = 16
+# Steps along rows and columns of the views that are averaged: as it is, two mirror images, and turned by 180 degrees.
+MIRRORS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+
+# TensorFlow has the cores already.
+cv2.setNumThreads(0)
 
 
 def network_input(images_hu: tf.Tensor, experiment: Experiment) -> tf.Tensor:
@@ -45,3 +60,111 @@ class SlicePredictor(tf.Module):
         logits = self.network(network_input(images_hu, self._experiment), training=False)
         probability = native_probability(tf.sigmoid(logits), height, width, self._experiment.image_size)
         return probability[..., 0]
+
+
+class ScanPredictor:
+    """What evaluate and predict call: the answers of SlicePredictor, NumPy in and out, in half the time around it.
+
+    OpenCV resizes, as in training, which costs a fifth of TensorFlow's resize. The network is traced once, for batches
+    of one size: a smaller one is filled up with zeros. Several threads may call it; one at a time has the network.
+    """
+
+    def __init__(self, network: tf.keras.Model, experiment: Experiment) -> None:
+        self._experiment = experiment
+        size = experiment.image_size or None
+        self._batch = max(1, min(BATCH_SLICES, BATCH_SLICES * 256**2 // (size or 512) ** 2))
+        self._lock = threading.Lock()
+
+        @tf.function(input_signature=[tf.TensorSpec((self._batch, size, size, 1), tf.float32)])
+        def forward(images: tf.Tensor) -> tf.Tensor:
+            logits = network(tf.cast(images, network.compute_dtype), training=False)
+            return tf.sigmoid(tf.cast(logits, tf.float32))
+
+        self._forward = forward
+
+    def __call__(self, images_hu: np.ndarray) -> np.ndarray:
+        """Return the probability of liver: (B, H, W) HU of any real type → (B, H, W) float32."""
+        probability = np.empty(images_hu.shape, np.float32)
+        for first in range(0, len(images_hu), self._batch):
+            some = slice(first, first + self._batch)
+            self._predict(images_hu[some], probability[some])
+        return probability
+
+    def _predict(self, images_hu: np.ndarray, out: np.ndarray) -> None:
+        """Write the probability of a batch, (b, H, W) for b up to the network's batch, to `out`."""
+        number, height, width = images_hu.shape
+        inputs = self._inputs(images_hu)
+        with self._lock:
+            probability = self._forward(tf.constant(inputs)).numpy()[:number, ..., 0]
+        if not self._experiment.image_size:
+            out[:] = probability[:, :height, :width]
+            return
+        for n in range(number):
+            cv2.resize(probability[n], (width, height), dst=out[n], interpolation=cv2.INTER_LINEAR)
+
+    def _inputs(self, images_hu: np.ndarray) -> np.ndarray:
+        """Return a full batch of the network's input, (batch, S, S, 1) float32, as `network_input` makes it."""
+        number, height, width = images_hu.shape
+        clipped = images_hu.astype(np.float32)
+        clip_hu(clipped, self._experiment, out=clipped)
+        peaks = clipped.max(axis=(1, 2)).reshape(number, 1, 1, 1)
+        size = self._experiment.image_size
+        if size:
+            shape = (size, size)
+        else:
+            shape = (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
+        inputs = np.zeros((self._batch, *shape, 1), np.float32)
+        for n, one in enumerate(clipped):
+            if size:
+                cv2.resize(one, shape, dst=inputs[n, ..., 0], interpolation=cv2.INTER_LINEAR)
+            else:
+                inputs[n, :height, :width, 0] = one
+        # Padding is air after the scaling, so only what holds pixels is scaled.
+        there = inputs[:number, :size, :size] if size else inputs[:number, :height, :width]
+        scale(there, peaks, self._experiment, out=there)
+        return inputs
+
+
+class Mirrored:
+    """Test-time augmentation: the mean over a slice, its left-right and front-back mirror images, and both at once."""
+
+    def __init__(self, predictor: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._predictor = predictor
+
+    def __call__(self, images_hu: np.ndarray) -> np.ndarray:
+        """(B, H, W) HU → (B, H, W) float32."""
+        views = [(slice(None), slice(None, None, rows), slice(None, None, columns)) for rows, columns in MIRRORS]
+        return mean(np.asarray(self._predictor(images_hu[view]))[view] for view in views)
+
+
+class Averaged:
+    """Several runs as one: the mean of their probabilities."""
+
+    def __init__(self, predictors: Sequence[Callable[[np.ndarray], np.ndarray]]) -> None:
+        self._predictors = predictors
+
+    def __call__(self, images_hu: np.ndarray) -> np.ndarray:
+        """(B, H, W) HU → (B, H, W) float32."""
+        return mean(np.asarray(predictor(images_hu)) for predictor in self._predictors)
+
+
+def mean(probabilities: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the mean of several (B, H, W) probabilities, holding two of them at a time."""
+    total, number = np.float32(0), 0
+    for number, one in enumerate(probabilities, start=1):  # noqa: B007  it is the count in the end
+        total = total + one
+    return np.asarray(total / np.float32(number))
+
+
+def load_predictor(experiment: Experiment, weights: str) -> tuple[ScanPredictor, str]:
+    """Return a run's predictor, and the type that it computes in.
+
+    Weights are float32 whatever they were trained in, so the type is what suits this machine, unless the experiment
+    asks for float32.
+
+    Raises: as `load_network`.
+    """
+    precision = "float32" if experiment.precision == "float32" else "auto"
+    compute_type = choose_policy(precision).removeprefix("mixed_")
+    network = load_network(replace(experiment, precision="float32"), weights)
+    return ScanPredictor(folded(network, compute_type), experiment), compute_type

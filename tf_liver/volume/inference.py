@@ -1,37 +1,65 @@
-"""A whole scan through the network, a batch of slices at a time."""
+"""Whole scans through the network, a batch of slices at a time, while others are read and written. No TensorFlow."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tf_liver.data.cases import Case
-from tf_liver.data.nifti import check_same_grid, read_label, read_volume
-from tf_liver.data.slices import THRESHOLD, foreground
-from tf_liver.volume.overlay import grey_of, overlay
-from tf_liver.volume.scores import Counts, count
+from tf_liver.data.cases import case_id_of
+from tf_liver.data.nifti import Volume
+from tf_liver.data.scans import read_scan
+from tf_liver.data.slices import THRESHOLD
+from tf_liver.data.write import as_stored_probability, write_label_map, write_probability_map
+from tf_liver.files import write_atomic
+from tf_liver.progress import track
+from tf_liver.volume.postprocess import postprocess
+from tf_liver.volume.statistics import statistics
 
-# HU slices (B, H, W) float32 → probability (B, H, W) float32, as SlicePredictor.
+# HU slices (B, H, W) → probability (B, H, W) float32, as ScanPredictor; called from several threads.
 Predictor = Callable[[np.ndarray], Any]
 BATCH_SLICES = 16
+# While one batch has the network, the next one is resized and the last one is resized back.
+THREADS = 2
+# What is wrong with one scan, or with the place for its label map, and not with the program.
+FAILURES = (ValueError, OSError, MemoryError)
 
 
 def probability_batches(predictor: Predictor, slices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first slice, probability (b, H, W) float32) over a whole scan.
+    """Yield (first slice, probability (b, H, W) float32) over a whole scan, in order.
 
-    slices: (depth, height, width) HU. Memory is bounded by one batch.
+    slices: (depth, height, width) HU. Memory is bounded by a few batches.
 
     Raises:
         ValueError: the network gave NaN.
     """
-    for first in range(0, len(slices), BATCH_SLICES):
-        batch = slices[first : first + BATCH_SLICES].astype(np.float32)
-        probability = np.asarray(predictor(batch))
-        if np.isnan(probability).any():
-            raise ValueError(
-                f"probabilities must be numbers. Received: NaN in slices {first} to {first + len(batch) - 1}"
-            )
-        yield first, probability
+    waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
+
+    def next_done() -> tuple[int, np.ndarray]:
+        first, future = waiting.popleft()
+        probability = future.result()
+        if np.isnan(probability.sum()):
+            last = first + len(probability) - 1
+            raise ValueError(f"probabilities must be numbers. Received: NaN in slices {first} to {last}")
+        return first, probability
+
+    def work(first: int) -> np.ndarray:
+        return np.asarray(predictor(slices[first : first + BATCH_SLICES].astype(np.float32)))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for first in range(0, len(slices), BATCH_SLICES):
+                waiting.append((first, pool.submit(work, first)))
+                if len(waiting) > THREADS:
+                    yield next_done()
+            while waiting:
+                yield next_done()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def segment_volume(predictor: Predictor, slices: np.ndarray) -> np.ndarray:
@@ -45,15 +73,99 @@ def segment_volume(predictor: Predictor, slices: np.ndarray) -> np.ndarray:
     return label_map
 
 
-def evaluate_case(case: Case, predictor: Predictor) -> tuple[Counts, float, np.ndarray]:
-    """Segment one case and compare it with its reference.
+@dataclass(frozen=True)
+class Segmented:
+    """What became of one scan: its statistics and number of slices, or the error that stopped it."""
 
-    Returns the counts, the volume of a voxel in ml, and a picture of the slice with the largest reference.
+    scan: Path
+    output: Path
+    statistics: dict[str, Any] | None = None
+    slices: int = 0
+    error: Exception | None = None
+
+
+def segment_files(
+    predictor: Predictor,
+    scans: Sequence[Path],
+    outputs: Sequence[Path],
+    postprocessing: str = "none",
+    tumours: bool = False,
+    probabilities: bool = False,
+) -> Iterator[Segmented]:
+    """Segment scans to label-map files on their own grids; yield what became of each, in order.
+
+    scans: NIfTI files or DICOM series folders. outputs: a .nii or .nii.gz each. postprocessing: of the experiment.
+    tumours: whether the model looks for them. probabilities: write them too, as `probability_path` names them.
+
+    A scan that cannot be read, predicted or written does not stop the others. While one scan is predicted, another
+    thread writes the last one and then reads the next one: no more than two are in memory.
     """
-    image, label = read_volume(case.image), read_label(case.label)
-    check_same_grid(image, label, case.label)
-    reference = foreground(label.slices)
-    prediction = segment_volume(predictor, image.slices) > 0
-    shown = int(reference.sum(axis=(1, 2)).argmax())
-    picture = overlay(grey_of(image.slices[shown]), reference[shown], prediction[shown])
-    return count(reference, prediction), image.voxel_ml, picture
+    with ThreadPoolExecutor(1) as aside:
+        waiting: Future[Segmented] | None = None
+        following = [aside.submit(read_scan, scan) for scan in scans[:1]]
+        try:
+            for number, (scan, output) in enumerate(zip(scans, outputs, strict=True), start=1):
+                reading = following.pop()
+                following += [aside.submit(read_scan, scan) for scan in scans[number : number + 1]]
+                try:
+                    volume = reading.result()
+                    what = f"segmenting {scan.name} ({number} of {len(scans)}), batches"
+                    maps = _predict(predictor, volume.slices, probabilities, what)
+                    done = aside.submit(_finish, scan, output, volume, maps, postprocessing, tumours)
+                    del volume, maps
+                except FAILURES as error:
+                    done = Future()
+                    done.set_result(Segmented(scan, output, error=error))
+                if waiting:
+                    yield waiting.result()
+                waiting = done
+            if waiting:
+                yield waiting.result()
+        finally:
+            aside.shutdown(cancel_futures=True)
+
+
+def _predict(
+    predictor: Predictor, slices: np.ndarray, probabilities: bool, what: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return label map and, if asked for, probabilities as files hold them, both (D, H, W), under a progress bar."""
+    label_map = np.empty(slices.shape, np.uint8)
+    stored = np.empty(slices.shape, np.uint16) if probabilities else None
+    for first, probability in track(probability_batches(predictor, slices), what, -(-len(slices) // BATCH_SLICES)):
+        some = slice(first, first + len(probability))
+        label_map[some] = probability >= THRESHOLD
+        if stored is not None:
+            stored[some] = as_stored_probability(probability)
+    return label_map, stored
+
+
+def _finish(
+    scan: Path,
+    output: Path,
+    volume: Volume,
+    maps: tuple[np.ndarray, np.ndarray | None],
+    postprocessing: str,
+    tumours: bool,
+) -> Segmented:
+    """Mend, measure and write what was predicted of one scan; the label map last, so that it stands for all."""
+    label_map, stored = maps
+    try:
+        label_map = postprocess(label_map, postprocessing)
+        found = {"scan": str(scan), "label_map": str(output), **statistics(volume, label_map, tumours)}
+        write_atomic(statistics_path(output), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        if stored is not None:
+            write_probability_map(probability_path(output), stored.transpose(2, 1, 0), volume.header)
+        write_label_map(output, label_map.transpose(2, 1, 0), volume.header)
+    except FAILURES as error:
+        return Segmented(scan, output, error=error)
+    return Segmented(scan, output, found, len(label_map))
+
+
+def statistics_path(label_map: Path) -> Path:
+    """Return where the statistics of a label map lie: case.nii.gz → case.json."""
+    return label_map.with_name(f"{case_id_of(label_map)}.json")
+
+
+def probability_path(label_map: Path) -> Path:
+    """Return where the probabilities beside a label map lie: case.nii.gz → case-probability.nii.gz."""
+    return label_map.with_name(f"{case_id_of(label_map)}-probability.nii.gz")

@@ -1,0 +1,70 @@
+"""What a label map says in millilitres, millimetres and HU, and what to doubt about it. No TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from tf_liver.data.nifti import Volume
+from tf_liver.data.verification import placeholder
+from tf_liver.volume.postprocess import bounding_box
+
+LIVER, TUMOUR = 1, 2
+AXES = ("left_right", "posterior_anterior", "inferior_superior")
+
+
+def statistics(volume: Volume, label_map: np.ndarray, tumours: bool) -> dict[str, Any]:
+    """Return what is measured of a predicted label map, ready for JSON.
+
+    label_map: (D, H, W) uint8 on the volume's canonical grid. tumours: whether the model looks for them at all; if not,
+    what is said of tumours is None.
+
+    liver_ml, liver_mean_hu, extent_mm: of labels 1 and 2 together. extent_mm runs along the axes of the grid, from the
+    first voxel's near side to the last one's far side. tumour_count: components of label 2, voxels being neighbours by
+    their faces. warnings: what makes the figures doubtful.
+    """
+    box = bounding_box(label_map > 0)
+    found: dict[str, Any] = {
+        "liver_ml": 0.0,
+        "liver_mean_hu": None,
+        "extent_mm": None,
+        "tumour_ml": 0.0 if tumours else None,
+        "tumour_count": 0 if tumours else None,
+        "tumour_mean_hu": None,
+        "spacing_mm": volume.spacing_mm,
+        "warnings": _warnings(volume, label_map.shape, box),
+    }
+    if box is None:
+        return found
+    labels, hu = label_map[box], volume.slices[box]
+    lengths = zip(AXES, volume.spacing_mm, labels.shape[::-1], strict=True)
+    found["extent_mm"] = {name: spacing * length for name, spacing, length in lengths}
+    found["liver_ml"], found["liver_mean_hu"] = _measured(labels, hu, LIVER, volume.voxel_ml)
+    if tumours:
+        found["tumour_ml"], found["tumour_mean_hu"] = _measured(labels, hu, TUMOUR, volume.voxel_ml)
+        found["tumour_count"] = int(ndimage.label(labels == TUMOUR)[1])
+    return found
+
+
+def _measured(labels: np.ndarray, hu: np.ndarray, lowest: int, voxel_ml: float) -> tuple[float, float | None]:
+    """Return volume and mean HU of all labels from `lowest` on; slice by slice, which needs no copy of the scan."""
+    number, total = 0, 0.0
+    for one_labels, one_hu in zip(labels, hu, strict=True):
+        there = one_hu[one_labels >= lowest]
+        number += there.size
+        total += float(there.sum(dtype=np.float64))
+    return number * voxel_ml, total / number if number else None
+
+
+def _warnings(volume: Volume, shape: tuple[int, ...], box: tuple[slice, ...] | None) -> list[str]:
+    why = placeholder(volume)
+    said = [f"{why}; millilitres and millimetres mean nothing"] if why else []
+    if box is None:
+        return ["no liver found", *said]
+    ends = [
+        end
+        for name, along, length in zip(AXES, box[::-1], shape[::-1], strict=True)
+        for end, touched in zip(name.split("_"), (along.start == 0, along.stop == length), strict=True)
+        if touched
+    ]
+    return ([f"liver touches the scan's edge: {', '.join(ends)}"] if ends else []) + said
