@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from tf_liver.command import DONE, check_option, command, debug_option, option, parse, quiet_tensorflow
 from tf_liver.experiment import replace
@@ -21,7 +21,7 @@ class ExportOptions:
     version: Optional[int] = option(None, "number of the version; without it one above the newest")
     precision: str = option(
         "auto",
-        "auto: that of the run where this machine is made for it, else float32",
+        "auto: what predict uses on this machine; float32 is at home on every server",
         choices=["auto", "float32", "bfloat16"],
     )
     xla: bool = option(False, "compile the network with XLA; the model card says what it brings on this machine")
@@ -46,19 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.serving.bundle import write_bundle
     from tf_liver.serving.card import facts_of
     from tf_liver.serving.check import slices_to_check
-    from tf_liver.serving.variants import CompiledNetwork, beside, export_precision
+    from tf_liver.serving.variants import LeanNetwork, beside, export_precision
 
-    precision = export_precision(options.precision, run.trained_experiment.precision)
-    experiment = replace(run.experiment, precision=precision)
+    experiment = run.experiment
+    precision = export_precision(options.precision, experiment.precision)
     print(f"exporting {run.path}; precision {precision}{', XLA' if options.xla else ''}", flush=True)
-    network: Any = load_network(experiment, weights)
-    predictor = SlicePredictor(CompiledNetwork(network) if options.xla else network, experiment)
+    network = load_network(replace(experiment, precision="float32"), weights)
+    predictor = SlicePredictor(LeanNetwork(network, precision, options.xla), experiment)
 
     slices, where = slices_to_check(run)
-    facts = facts_of(run, "best", experiment, options.xla) | {"checked_on": where}
+    facts = facts_of(run, "best", precision, options.xla) | {"checked_on": where}
     if options.xla or precision != "float32":
-        plain = replace(experiment, precision="float32")
-        reference = SlicePredictor(load_network(plain, weights), plain)
+        reference = SlicePredictor(LeanNetwork(network, "float32"), experiment)
         facts["beside_float32"] = found = beside(predictor, reference, slices.astype("float32"))
         print(f"beside float32: {found['speed']:.2f} times as fast, Dice {found['dice']:.5f} between the masks")
 

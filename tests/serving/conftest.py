@@ -33,7 +33,7 @@ def exported(predictor, tiny, slices, tmp_path_factory):
     """The version folder of an export."""
     from tf_liver.serving.bundle import write_bundle
 
-    return write_bundle(predictor, tiny, tmp_path_factory.mktemp("export"), slices[:3])
+    return write_bundle(predictor, tiny, tmp_path_factory.mktemp("export"), slices[:3], facts={"model": "tiny"})
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,10 @@ def test_metadata_and_card_say_where_the_model_comes_from(trained, phantoms, tmp
     assert len(facts["data"]["sha256_of_names_and_sizes"]) == len(facts["weights_sha256"]) == 64
     dataset = json.loads((phantoms / "dataset.json").read_text())
     assert facts["data"]["licence"] == dataset.get("licence", card.NO_LICENCE)
-    page = (tmp_path / "tf_liver" / "1" / "model_card.md").read_text()
+    folder = tmp_path / "tf_liver" / "1"
+    (told,) = LoadedModel(folder, read_signatures(folder)).run("describe", {"question": [b"?"]})["metadata"]
+    assert json.loads(told) == {name: value for name, value in facts.items() if name != "check"}
+    page = (folder / "model_card.md").read_text()
     for words in ("Not a medical device", "0.9123", "`serve_encoded`", "1 liver", facts["weights_sha256"], "RAS"):
         assert words in page
     assert str(tmp_path) not in text + page
@@ -148,7 +151,7 @@ def test_what_is_checked_when_the_scans_are_gone(trained, tmp_path):
     slices, where = slices_to_check(opened)
     assert where == "a phantom"
     assert slices.dtype == np.int16
-    facts = card.facts_of(opened, "best", opened.experiment, xla=False)
+    facts = card.facts_of(opened, "best", "float32", xla=False)
     assert facts["data"]["sha256_of_names_and_sizes"] is None
     assert facts["data"]["licence"] == card.NO_LICENCE
 

@@ -43,6 +43,13 @@ def test_a_scan_in_many_requests(server, slices, local, protocol, monkeypatch, c
     assert "asking the server: 3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_as_a_predictor_and_what_it_says_of_itself(server, slices, local, protocol):
+    model = RemoteModel(Address(server.url(protocol)))
+    np.testing.assert_array_equal(segment_volume(model, slices), local)
+    assert model.describe() == {"model": "tiny"}
+
+
 def test_requests_are_whole_batches():
     assert slices_per_request(np.zeros((1000, 512, 512), np.int16)) == 64
     assert slices_per_request(np.zeros((1000, 600, 600), np.int16)) == 32

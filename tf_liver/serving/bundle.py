@@ -49,7 +49,7 @@ def write_bundle(
     root.mkdir(parents=True, exist_ok=True)
     with workspace(root) as hidden:
         model = hidden / "model"
-        served = ServedModel(predictor, native=experiment.image_size == 0)
+        served = ServedModel(predictor, experiment.image_size == 0, json.dumps(facts or {}))
         tf.saved_model.save(served, str(model), signatures=served.signatures())
         write_warmup(model, slices)
         checked = check_model(model, hidden, slices, lambda images: probability_of(predictor, images))

@@ -34,11 +34,12 @@ LIMITS = (
 NO_LICENCE = "not recorded with the data; find out before you pass the model on"
 
 
-def facts_of(run: Run, checkpoint: str, experiment: Experiment, xla: bool) -> dict[str, Any]:
+def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, Any]:
     """Return what metadata.json says about a run, without paths of the machine that trained it.
 
-    experiment: with the precision that is exported.
+    precision: the type that the exported network computes in.
     """
+    experiment = run.experiment
     table = run.read_json("run.json")
     split = run.read_json("split.json")
     data = Path(table.get("data", ""))
@@ -48,9 +49,9 @@ def facts_of(run: Run, checkpoint: str, experiment: Experiment, xla: bool) -> di
         "labels": {str(value): name for value, name in labels_of(experiment).items()},
         "input": INPUT,
         "signatures": SIGNATURES,
-        "precision": experiment.precision,
+        "precision": precision,
         "xla": xla,
-        "experiment": dataclasses.asdict(run.experiment),
+        "experiment": dataclasses.asdict(experiment),
         "checkpoint": checkpoint,
         "weights_sha256": sha256(run.require_checkpoint(checkpoint)),
         "data": {

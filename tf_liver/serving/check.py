@@ -127,7 +127,9 @@ def answers_of(model: LoadedModel, slices: np.ndarray) -> dict[str, Any]:
     inputs = example_inputs(slices)
     for name in SIGNATURES:
         for output, value in model.run(name, inputs[name]).items():
-            if isinstance(value, list):
+            if name == "describe":
+                value = np.array(value)
+            elif isinstance(value, list):
                 output, value = output.removesuffix("_bytes"), decode_labels(value, slices.shape[1:])
             answers[f"{name}/{output}"] = value
     start = time.perf_counter()

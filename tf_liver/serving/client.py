@@ -1,12 +1,13 @@
 """Scans through a server: whole label maps from TF Serving over gRPC or REST, equal to those of `segment_volume`."""
 
+import functools
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from tf_liver.progress import track
 from tf_liver.serving.wire import MODEL_NAME, require_serving_api
 from tf_liver.volume.inference import BATCH_SLICES
+
+Answer = TypeVar("Answer")
 
 # A request of 64 slices of 512² in int16: large enough that the wire does not count, small enough for any server.
 REQUEST_BYTES = 32 << 20
@@ -80,9 +83,13 @@ class Transport(Protocol):
         """
         ...
 
+    def describe(self) -> dict[str, Any]:
+        """Return the model's metadata; raises as `labels`."""
+        ...
+
 
 class RemoteModel:
-    """A served model that segments whole scans."""
+    """A served model that segments whole scans; as a predictor, it answers with labels for probabilities."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -96,6 +103,15 @@ class RemoteModel:
             from tf_liver.serving.over_rest import Rest
 
             self._transport = Rest(address)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the export's metadata.json says; raises as `segment`."""
+        return self._patiently(self._transport.describe)
+
+    def __call__(self, images_hu: np.ndarray) -> np.ndarray:
+        """Return 1.0 where the server says liver: (B, H, W) HU → (B, H, W) float32, as `segment_volume` calls it."""
+        whole = images_hu.astype(np.int16)
+        return self.segment(whole if (whole == images_hu).all() else images_hu).astype(np.float32)
 
     def segment(self, slices: np.ndarray) -> np.ndarray:
         """Return the label map of a scan: (depth, height, width) HU → (depth, height, width) uint8.
@@ -118,7 +134,7 @@ class RemoteModel:
         while first < len(slices):
             part = np.ascontiguousarray(slices[first : first + size])
             try:
-                labels = self._ask(part)
+                labels = self._patiently(functools.partial(self._transport.labels, part))
             except TooLarge as error:
                 if len(part) == 1:
                     raise ServerError(f"{self._address.url}: refuses a single slice as too large: {error}") from error
@@ -132,14 +148,14 @@ class RemoteModel:
             yield first, labels
             first += len(part)
 
-    def _ask(self, part: np.ndarray) -> np.ndarray:
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer, with longer and longer waits in between."""
         for attempt in range(ATTEMPTS):
             if attempt:
                 # At random, so that clients that failed together do not come back together.
                 time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
             try:
-                return self._transport.labels(part)
+                return ask()
             except Passing as error:
                 last = error
         raise ServerError(f"{self._address.url}: not available, {ATTEMPTS} times: {last}") from last

@@ -1,5 +1,7 @@
 """Labels over gRPC, with TensorFlow Serving's own messages."""
 
+import json
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -28,22 +30,30 @@ class Grpc:
 
     def labels(self, slices: np.ndarray) -> np.ndarray:
         """Return the label map (B, H, W) uint8 of slices in HU; raises as `Transport.labels`."""
-        whole = slices.dtype == np.int16
-        request = predict_pb2.PredictRequest(output_filter=["label"])
+        if slices.dtype == np.int16:
+            return self._ask("volume", "volume", slices, "label")
+        return self._ask("serving_default", "image", slices.astype(np.float32), "label")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the model's metadata; raises as `Transport.labels`."""
+        return json.loads(self._ask("describe", "question", [b"?"], "metadata")[0])
+
+    def _ask(self, signature: str, name: str, value: Any, wanted: str) -> np.ndarray:
+        """Return one output of a signature."""
+        request = predict_pb2.PredictRequest(output_filter=[wanted])
         request.model_spec.name = self._address.model
-        request.model_spec.signature_name = "volume" if whole else "serving_default"
+        request.model_spec.signature_name = signature
         if self._address.version is not None:
             request.model_spec.version.value = self._address.version
-        name, value = ("volume", slices) if whole else ("image", slices.astype(np.float32))
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         token = [("authorization", f"Bearer {self._address.token}")] if self._address.token else None
         try:
             answer = self._stub.Predict(request, timeout=self._address.deadline_s, metadata=token)
         except grpc.RpcError as error:
             raise self._meaning(error) from error
-        if "label" not in answer.outputs:
-            raise ServerError(f"{self._address.url}: the answer must hold 'label'. Received: {sorted(answer.outputs)}")
-        return tf.make_ndarray(answer.outputs["label"])
+        if wanted not in answer.outputs:
+            raise ServerError(f"{self._address.url}: must answer with {wanted}. Received: {sorted(answer.outputs)}")
+        return tf.make_ndarray(answer.outputs[wanted])
 
     def _meaning(self, error: grpc.RpcError) -> Exception:
         code, details = error.code(), error.details() or ""

@@ -46,6 +46,14 @@ class Rest:
         except (KeyError, TypeError, ValueError) as error:
             raise ServerError(f"{self._address.url}: the answer must be a list of PNGs: {error}") from error
 
+    def describe(self) -> dict[str, Any]:
+        """Return the model's metadata; raises as `Transport.labels`."""
+        answer = self._post({"signature_name": "describe", "inputs": {"question": ["?"]}})
+        try:
+            return json.loads(answer["outputs"][0])
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ServerError(f"{self._address.url}: the answer must be metadata: {error}") from error
+
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the JSON object with which the server answers."""
         errors = urllib3.exceptions

@@ -19,18 +19,19 @@ _SIGNATURE, _HEADER, _GREY_16_BIT = b"\x89PNG\r\n\x1a\n", 26, [16, 0]
 
 
 class ServedModel(tf.Module):
-    """A predictor with the four signatures, each in batches of BATCH_SLICES, so that any request fits.
+    """A predictor with its signatures, each in batches of BATCH_SLICES, so that any request fits.
 
     It holds the network's variables and no Keras object: nothing of Keras is saved, or needed to load.
+    native: whether slices keep their size. metadata: JSON text that `describe` answers with.
     """
 
-    def __init__(self, predictor: SlicePredictor, native: bool) -> None:
+    def __init__(self, predictor: SlicePredictor, native: bool, metadata: str = "{}") -> None:
         super().__init__()
         predictor(tf.zeros((1, 1, 1)))  # a network that was never called may have no variables yet
         self.weights = list(predictor.network.variables)
         # A plain function is not tracked, and so not saved with all that the predictor holds.
         self._probability: Callable[[tf.Tensor], tf.Tensor] = lambda image: predictor(image)
-        self._native = native
+        self._native, self._metadata = native, metadata
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Return what `tf.saved_model.save` takes as signatures."""
@@ -39,6 +40,7 @@ class ServedModel(tf.Module):
             "serve_int16": (self.slices, tf.TensorSpec((None, None, None), tf.int16, "image")),
             "serve_encoded": (self.encoded, tf.TensorSpec((None,), tf.string, "image_bytes")),
             "volume": (self.volume, tf.TensorSpec((None, None, None), tf.int16, "volume")),
+            "describe": (self.describe, tf.TensorSpec((None,), tf.string, "question")),
         }
         return {name: tf.function(f).get_concrete_function(spec) for name, (f, spec) in functions.items()}
 
@@ -62,6 +64,10 @@ class ServedModel(tf.Module):
             label = label_of(self._probability(image))[..., tf.newaxis]
             parts = parts.write(first // step, tf.map_fn(tf.io.encode_png, label, fn_output_signature=tf.string))
         return {"label_bytes": parts.concat()}
+
+    def describe(self, question: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the metadata once for each question: TF Serving has no other way to hand them to a client."""
+        return {"metadata": tf.fill(tf.shape(question), self._metadata)}
 
     def _in_batches(self, image: tf.Tensor, keep: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType) -> tf.Tensor:
         """Return `keep(probability)` of all slices, a batch after the other."""

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_liver.data.slices import THRESHOLD
+from tf_liver.model.folding import folded
 from tf_liver.model.precision import choose_policy
 from tf_liver.model.predictor import SlicePredictor
 from tf_liver.serving.check import dice_of
@@ -17,27 +18,31 @@ ROUNDS = 3
 
 
 def export_precision(wanted: str, trained: str) -> str:
-    """Return the policy of an exported model.
+    """Return the type that an exported model computes in; auto: the one that `predict` uses on this machine."""
+    if wanted != "auto":
+        return wanted
+    return choose_policy("float32" if trained == "float32" else "auto").removeprefix("mixed_")
 
-    auto: the one that the run was trained in, which `predict` uses too, if this machine would choose it itself;
-    otherwise float32, which every machine is at home with.
+
+class LeanNetwork(tf.Module):
+    """A trained network for inference alone: batch normalisation folded in, weights in the type it computes in.
+
+    network: in float32. compute_type: "float32", "bfloat16" or "float16". xla: compile it, once for each shape.
     """
-    if wanted == "auto":
-        return trained if trained == choose_policy("auto") else "float32"
-    return {"bfloat16": "mixed_bfloat16"}.get(wanted, wanted)
 
-
-class CompiledNetwork(tf.Module):
-    """A network that XLA compiles, once for each shape of a batch."""
-
-    def __init__(self, network: tf.keras.Model) -> None:
+    def __init__(self, network: tf.keras.Model, compute_type: str, xla: bool = False) -> None:
         super().__init__()
-        self.network = network
-        self._call = tf.function(lambda images: network(images, training=False), jit_compile=True)
+        self._lean = lean = folded(network, compute_type)
+        self._call = tf.function(lambda images: lean(images, training=False), jit_compile=xla)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The weights."""
+        return self._lean.variables
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Return logits in inference, as the network itself does."""
-        return self._call(images)
+        """Return logits float32 in inference, whatever the type inside."""
+        return tf.cast(self._call(tf.cast(images, self._lean.compute_dtype)), tf.float32)
 
 
 def beside(predictor: SlicePredictor, reference: SlicePredictor, slices: np.ndarray) -> dict[str, Any]:

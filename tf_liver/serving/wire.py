@@ -15,6 +15,7 @@ SIGNATURES = {
     "serve_int16": "image: int16 HU (B, H, W) → probability: float32 (B, H, W), label: uint8 (B, H, W)",
     "serve_encoded": "image_bytes: 16-bit grey PNGs (B,) of HU + 1024 → label_bytes: 8-bit grey PNGs (B,)",
     "volume": "volume: int16 HU (Z, H, W), a scan or some of its slices → label: uint8 (Z, H, W)",
+    "describe": "question: any string (B,) → metadata: string (B,), what metadata.json says, for clients",
 }
 
 
@@ -56,4 +57,5 @@ def example_inputs(slices: np.ndarray) -> dict[str, dict[str, np.ndarray | list[
         "serve_int16": {"image": slices},
         "serve_encoded": {"image_bytes": encode_slices(slices)},
         "volume": {"volume": slices},
+        "describe": {"question": [b"?"]},
     }
