@@ -1,6 +1,7 @@
 """Scans through a server: whole label maps from TF Serving over gRPC or REST, equal to those of `segment_volume`."""
 
 import functools
+import json
 import os
 import random
 import time
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tf_liver.experiment import Experiment, from_json
 from tf_liver.progress import track
 from tf_liver.serving.wire import MODEL_NAME, require_serving_api
 from tf_liver.volume.inference import BATCH_SLICES
@@ -107,6 +109,10 @@ class RemoteModel:
     def describe(self) -> dict[str, Any]:
         """Return what the export's metadata.json says; raises as `segment`."""
         return self._patiently(self._transport.describe)
+
+    def experiment(self) -> Experiment:
+        """Return the experiment that the served model was trained by; raises ExperimentError where it is not one."""
+        return from_json(json.dumps(self.describe().get("experiment")), self._address.url)
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
         """Return 1.0 where the server says liver: (B, H, W) HU → (B, H, W) float32, as `segment_volume` calls it."""

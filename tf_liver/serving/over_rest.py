@@ -29,6 +29,7 @@ class Rest:
             ca_certs=str(address.ca_file) if address.ca_file else None,
             timeout=urllib3.Timeout(connect=CONNECT_S, read=address.deadline_s),
             retries=False,
+            maxsize=4,  # segment_volume asks from two threads
         )
         self._headers = {"content-type": "application/json"}
         if address.token:
