@@ -143,11 +143,6 @@ def test_ctrl_c_before_the_first_step_exits_130(phantoms, tmp_path, capsys, monk
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
-def test_export_command(trained, tmp_path, capsys):
-    assert export.main([str(trained), "--output", str(tmp_path)]) == 0
-    assert (tmp_path / "tf_liver" / "1" / "saved_model.pb").is_file()
-
-
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoints(phantoms, tmp_path, capsys, monkeypatch):
     """A learning rate beyond all reason, after one epoch that was good."""
 

@@ -36,6 +36,7 @@ def test_equal_to_predict(served, trained, phantoms, tmp_path, capsys, protocol)
         np.testing.assert_array_equal(voxels(path), voxels(tmp_path / "there" / path.name))
 
 
+@pytest.mark.slow
 def test_postprocessing_is_the_served_models_own(trained, phantoms, tmp_path):
     """What happens to a whole label map happens here, as the experiment of the served model says."""
     run = shutil.copytree(trained, tmp_path / "run")

@@ -47,6 +47,8 @@ services:
     command:
       - --model_config_file=/models/models.config
       - --monitoring_config_file=/models/monitoring.config
+      # - --enable_batching
+      # - --batching_parameters_file=/models/batching_parameters.txt
     restart: unless-stopped
     # deploy: {{resources: {{reservations: {{devices: [{{driver: nvidia, count: 1, capabilities: [gpu]}}]}}}}}}
 """
