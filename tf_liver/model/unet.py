@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from tf_liver.experiment import Experiment, ExperimentError
 from tf_liver.model.losses import LOSSES
 from tf_liver.model.metrics import liver_metrics
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.weights import check_weights
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
     import segmentation_models
@@ -87,6 +89,7 @@ def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
         ValueError: a file that does not hold this network's weights; the message names it.
     """
     network = build_network(experiment)
+    check_weights(Path(weights), network)
     try:
         network.load_weights(weights)
     except (OSError, KeyError, ValueError) as error:
