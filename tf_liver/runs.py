@@ -32,7 +32,7 @@ class Run:
     run.json         command, data folder, fold, seed, device, versions
     split.json       case_ids of training and held-out cases, and their patients
     log.csv          a row an epoch
-    checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json
+    checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json; state-….npz to go on from
     tensorboard/     event files
     evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
@@ -40,21 +40,15 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any]) -> "Run":
-        """Make a new run folder and write down what is known before training starts."""
-        stem = f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        root.mkdir(parents=True, exist_ok=True)
-        for suffix in ["", *[f"-{n}" for n in range(2, 1000)]]:
-            path = root / (stem + suffix)
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:  # another run of the same second
-                continue
-        run = cls(path)
+    def create(
+        cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any], path: Path | None = None
+    ) -> "Run":
+        """Write down what is known before training starts, in a new folder under `root`, or in `path`."""
+        path = path or _new_folder(root, experiment.name)
         files.write_atomic(path / "split.json", json.dumps(split, indent=2) + "\n")
         files.write_atomic(path / "run.json", json.dumps({**facts, **_versions()}, indent=2) + "\n")
-        files.write_atomic(path / "experiment.json", experiment.to_json())
+        run = cls(path)
+        run.write_experiment(experiment)  # last: it makes the folder a run
         return run
 
     @classmethod
@@ -82,6 +76,12 @@ class Run:
         if not runs:
             raise RunError(f"{root}: there is no run yet; train one with `make train EXP=baseline` or `make demo`")
         return cls.open(runs[-1].parent)
+
+    def write_experiment(self, experiment: Experiment) -> None:
+        """Write experiment.json, if it would change."""
+        path, text = self.path / "experiment.json", experiment.to_json()
+        if not path.is_file() or path.read_text() != text:
+            files.write_atomic(path, text)
 
     @property
     def experiment(self) -> Experiment:
@@ -151,6 +151,19 @@ class Run:
     def _write_hashes(self, hashes: dict[str, list[str]]) -> None:
         table = {which: values[0] if len(values) == 1 else values for which, values in sorted(hashes.items())}
         files.write_atomic(self.path / "checkpoints" / HASHES, json.dumps(table, indent=2) + "\n")
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1000):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:  # another run of the same second
+            continue
+    return path
 
 
 def sha256(path: Path) -> str:

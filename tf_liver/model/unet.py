@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
 from tf_liver.model.losses import LOSSES
-from tf_liver.model.metrics import liver_metrics
 from tf_liver.model.precision import choose_policy
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
@@ -69,15 +68,11 @@ class Repeat2D(tf.keras.layers.Layer):
 
 
 def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Give the network its optimizer, loss and metrics."""
+    """Give the network its optimizer and loss."""
     rate: Any = experiment.learning_rate
     if experiment.schedule == "cosine":
         rate = tf.keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * steps_per_epoch)
-    network.compile(
-        tf.keras.optimizers.Adam(rate),
-        LOSSES[experiment.loss],
-        metrics=liver_metrics(),
-    )
+    network.compile(tf.keras.optimizers.Adam(rate), LOSSES[experiment.loss])
 
 
 def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
