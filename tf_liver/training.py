@@ -19,7 +19,7 @@ from tf_liver.history import MONITOR, Row, best_row, has_stalled, learning_rate,
 from tf_liver.journal import Listener, Progress
 from tf_liver.model.steps import Steps
 from tf_liver.runs import Run
-from tf_liver.state import State, newest_state, remove_leftovers, save_state
+from tf_liver.state import State, StateError, newest_state, remove_leftovers, save_state
 from tf_liver.strategy import Cluster
 
 
@@ -50,6 +50,8 @@ class Training:
         """
         found = newest_state(self._folder)
         if found is None:
+            if (self.run.path / "log.csv").exists():
+                raise StateError(f"{self.run.path}: the run has been trained, but its states are gone")
             self._save()
             return
         found.check(self.state.facts, self.state.names, [tuple(v.shape) for v in self.steps.variables()])
