@@ -1,6 +1,5 @@
 """A run folder: what lies in it, how it is written, and which run is the latest."""
 
-import hashlib
 import json
 import platform
 import tempfile
@@ -117,14 +116,18 @@ class Run:
         return self.path / "checkpoints" / f"{which}.weights.h5"
 
     def require_checkpoint(self, which: str) -> Path:
-        """Return the weights file; raise RunError if the run has none, or not the one that training wrote."""
+        """Return the weights file, whose hash must be the one in checkpoints/hashes.json where a run has that file.
+
+        Raises:
+            RunError: the run has no such checkpoint, or it is not the one that the training wrote.
+        """
         path = self.checkpoint(which)
         if not path.is_file():
             raise RunError(f"{self.path}: the run has no checkpoint {path.name}; did its training end in an epoch?")
-        # Runs from before there were hashes have none. There are two while the weights are being replaced.
-        accepted = self._hashes().get(which, [])
-        if accepted and (found := sha256(path)) not in accepted:
-            raise RunError(f"{path}: must have the SHA-256 {accepted[0]} of {HASHES}. Received: {found}")
+        if path.with_name(HASHES).exists():
+            written, found = self._hashes().get(which, [None]), files.sha256(path)
+            if found not in written:
+                raise RunError(f"{path}: must be the file that was trained, SHA-256 {written[0]}. Received: {found}")
         return path
 
     @contextmanager
@@ -135,8 +138,8 @@ class Run:
         """
         with files.replacing(self.checkpoint(which)) as beside:
             yield beside
-            new = [sha256(beside)]
-            old = [sha256(self.checkpoint(which))] if self.checkpoint(which).is_file() else []
+            new = [files.sha256(beside)]
+            old = [files.sha256(self.checkpoint(which))] if self.checkpoint(which).is_file() else []
             self._write_hashes({**self._hashes(), which: new + old})
         self._write_hashes({**self._hashes(), which: new})
 
@@ -164,12 +167,6 @@ def _new_folder(root: Path, name: str) -> Path:
         except FileExistsError:  # another run of the same second
             continue
     return path
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_writable(root: Path) -> None:

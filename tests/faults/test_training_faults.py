@@ -87,7 +87,7 @@ def test_row_53_a_damaged_state_goes_back_to_the_one_before(phantoms, trained, c
     os.truncate(newest, newest.stat().st_size // 2)
     os.truncate(Run(copied).checkpoint("last"), 1000)
     assert evaluate.main([str(copied), "--checkpoint", "last"]) == 2
-    assert "must have the SHA-256" in capsys.readouterr().err
+    assert "must be the file that was trained" in capsys.readouterr().err
     assert train.main(["--resume", str(copied)]) == 0
     out, err = capsys.readouterr()
     assert "damaged or cut short" in err
