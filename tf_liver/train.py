@@ -27,6 +27,8 @@ from tf_liver.history import MONITOR, best_row
 from tf_liver.plan import locked, make_plan, run_to_go_on
 from tf_liver.runs import RUNS, Run, require_writable
 
+STRATEGIES = ("auto", "none", "mirrored", "multiworker")
+
 if TYPE_CHECKING:
     from tf_liver.training import Training
 
@@ -55,6 +57,12 @@ class TrainOptions:
         None, "save the state and end after so many minutes, exit code 0; --resume goes on", type=float
     )
     save_minutes: float = option(10.0, "how often the state is saved within an epoch; after an epoch it always is")
+    strategy: str = option(
+        "auto",
+        "auto: all visible GPUs, or the workers of TF_CONFIG; none: one device; mirrored: all devices here; "
+        "multiworker: the workers of TF_CONFIG or SLURM, with --run a folder that all of them see",
+        choices=STRATEGIES,
+    )
     store: bool = option(True, "stream from the scans instead of preparing their slices once", args=["--no-store"])
     prepared: Optional[Path] = option(
         None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
@@ -73,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(old, options.experiment, changes, **given, store=None if options.store else False)
     require_writable(old.path if old else options.run or options.runs)
 
-    tf = quiet_tensorflow()
+    tf = quiet_tensorflow(devices=options.strategy != "multiworker" and "TF_CONFIG" not in os.environ)
     from tf_liver.data.source import open_source
     from tf_liver.journal import TensorBoard
     from tf_liver.model.precision import choose_policy, device_line
@@ -81,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.strategy import choose_cluster
     from tf_liver.training import Training
 
-    cluster = choose_cluster("none")
+    cluster = choose_cluster(options.strategy)
     device, policy = device_line(), choose_policy(plan.precision)
     print(f"training {plan.experiment.name} on {device}; precision {policy}", flush=True)
     experiment, seed = replace(plan.experiment, precision=policy), plan.facts["seed"]
@@ -112,6 +120,8 @@ def _check(options: TrainOptions) -> None:
     """Refuse numbers that make no sense."""
     check_option("workers", options.workers, 1)
     check_option("seed", options.seed or 0, 0, 2**32 - 1)
+    if options.strategy == "multiworker" and not (options.run or options.resume):
+        raise ValueError("--strategy multiworker: needs --run, a folder that all workers see. Received: none")
     if options.max_minutes is not None and not options.max_minutes > 0:
         raise ValueError(f"--max-minutes: must lie above 0. Received: {options.max_minutes}")
     if not options.save_minutes > 0:

@@ -148,6 +148,9 @@ class Training:
     def _save(self) -> None:
         self._saved = time.monotonic()
         self.state.arrays = self.steps.read()
+        for name, array in zip(self.state.names, self.state.arrays, strict=True):
+            # A step's loss is that of the weights before it: those after it may be spoilt all the same.
+            require_finite(array.sum(), name, f"at step {self.state.step} of epoch {self.state.epoch + 1}")
         if self.cluster.is_chief:
             save_state(self._folder, self.state)
 

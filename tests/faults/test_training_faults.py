@@ -134,16 +134,17 @@ def test_row_55_a_state_of_another_network_is_refused_by_name(phantoms, copied, 
     assert "experiment.backbone is 'resnet18' there. Received: 'resnet34'" in capsys.readouterr().err
 
 
-def test_row_57_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypatch):
-    """Poison in the weights after an epoch that was good: nothing of it is kept."""
+@pytest.mark.parametrize(("saving", "step", "name"), [([], 1, "loss"), (ALWAYS, 0, "logits/bias:0")])
+def test_row_57_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypatch, saving, step, name):
+    """Poison in the weights after an epoch that was good: seen in the loss, or before they would be saved."""
 
     class Poison(journal.TensorBoard):
         def __call__(self, row):
             self._network.get_layer("logits").bias.assign([np.nan])
 
     monkeypatch.setattr(journal, "TensorBoard", Poison)
-    assert train.main(argv(phantoms, tmp_path / "run", *ALWAYS)) == 1
-    assert "stopped at step 1 of epoch 2: the loss must be finite. Received: nan" in capsys.readouterr().err
+    assert train.main(argv(phantoms, tmp_path / "run", *saving)) == 1
+    assert f"stopped at step {step} of epoch 2: the {name} must be finite. Received: nan" in capsys.readouterr().err
     assert len(log(tmp_path / "run")) == 1
     assert all(np.isfinite(a).all() for a in state(tmp_path / "run").arrays)
     assert evaluate.main([str(tmp_path / "run")]) == 0

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
 from tf_liver.model.losses import LOSSES
+from tf_liver.model.optimizer import FusedAdam
 from tf_liver.model.precision import choose_policy
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
@@ -72,7 +73,7 @@ def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_e
     rate: Any = experiment.learning_rate
     if experiment.schedule == "cosine":
         rate = tf.keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * steps_per_epoch)
-    network.compile(tf.keras.optimizers.Adam(rate), LOSSES[experiment.loss])
+    network.compile(FusedAdam(rate), LOSSES[experiment.loss])
 
 
 def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
