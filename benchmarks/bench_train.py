@@ -47,9 +47,11 @@ def plain(data: Path, _: Path, size: int, seconds: float) -> Figures:
     paths = sorted((data / "slices").glob("*image.npy"))
     augment = A.Compose([A.Resize(size, size), A.Rotate(limit=15, p=0.5), A.HorizontalFlip(), A.VerticalFlip()])
 
+    rng = np.random.default_rng(0)
+
     def generate() -> Any:
         while True:
-            for n in np.random.permutation(len(paths)):
+            for n in rng.permutation(len(paths)):
                 image = np.maximum(np.load(paths[n]), 0).astype(np.float32)
                 mask = np.load(str(paths[n]).replace("image", "label")).astype(np.float32)
                 sample = augment(image=image / max(image.max(), 1), mask=mask)

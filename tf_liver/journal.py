@@ -56,12 +56,14 @@ class TensorBoard:
     """Writes each epoch's row, and a few validation slices with both contours, to the run's tensorboard/."""
 
     def __init__(self, run: Run, network: tf.keras.Model, validation: tf.data.Dataset) -> None:
-        self._network = network
-        self._images, self._masks = next(iter(validation.unbatch().batch(OVERLAYS)))
+        images, self._masks = next(iter(validation.unbatch().batch(OVERLAYS)))
+        self._images, self._network, strategy = images, network, network.distribute_strategy
+        # On this worker's own replicas: outside of them, averages would be asked of all workers.
+        self._logits = tf.function(lambda: strategy.run(network, (images,), {"training": False}))
         self._writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
 
     def __call__(self, row: Row) -> None:
-        logits: Any = self._network(self._images, training=False)
+        logits: Any = self._network.distribute_strategy.experimental_local_results(self._logits())[0]
         pictures = [
             overlay(image[..., 0], mask[..., 0] > 0, logit[..., 0] >= 0)
             for image, mask, logit in zip(self._images.numpy(), self._masks.numpy(), logits.numpy(), strict=True)

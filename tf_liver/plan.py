@@ -14,7 +14,7 @@ from tf_liver.data.cases import DEFAULT_DATA, Split, choose_split, find_cases
 from tf_liver.experiment import Experiment, load, replace
 from tf_liver.runs import Run, RunError
 
-DEFAULTS = {"data": DEFAULT_DATA, "prepared": PREPARED, "fold": 0, "seed": 0, "store": True}
+DEFAULTS = {"data": DEFAULT_DATA, "prepared": PREPARED, "fold": 0, "seed": 0, "store": True, "deterministic": False}
 MAY_MOVE = ("data", "prepared")
 
 
@@ -23,7 +23,7 @@ class Plan:
     """What to train on what.
 
     run: the run to go on with; None for a new one.
-    facts: data, prepared, fold, seed and store, for run.json.
+    facts: data, prepared, fold, seed, store and deterministic, for run.json.
     """
 
     run: Run | None
@@ -56,7 +56,7 @@ class Plan:
 def make_plan(run: Run | None, name: str | None, changes: dict[str, Any], **given: Any) -> Plan:
     """Return the plan for the experiment `name` with `changes`, or for going on with a run.
 
-    given: data, prepared, fold, seed and store; None is the run's, or the default.
+    given: data, prepared, fold, seed, store and deterministic; None is the run's, or the default.
 
     Raises:
         ExperimentError: a field is unknown or out of range.

@@ -67,6 +67,7 @@ class TrainOptions:
     prepared: Optional[Path] = option(
         None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
     )
+    deterministic: bool = option(False, "the same bits again on the same machine, on a GPU too, where it costs speed")
     debug: bool = debug_option()
 
 
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(options)
     old = run_to_go_on(options.resume, options.run)
     given = {name: getattr(options, name) for name in ("data", "prepared", "fold", "seed")}
-    plan = make_plan(old, options.experiment, changes, **given, store=None if options.store else False)
+    given |= {"store": None if options.store else False, "deterministic": options.deterministic or None}
+    plan = make_plan(old, options.experiment, changes, **given)
     require_writable(old.path if old else options.run or options.runs)
 
     tf = quiet_tensorflow(devices=options.strategy != "multiworker" and "TF_CONFIG" not in os.environ)
@@ -94,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"training {plan.experiment.name} on {device}; precision {policy}", flush=True)
     experiment, seed = replace(plan.experiment, precision=policy), plan.facts["seed"]
     tf.keras.utils.set_random_seed(seed)
+    if plan.facts["deterministic"]:
+        tf.config.experimental.enable_op_determinism()
     with cluster.strategy.scope():
         network = build_network(experiment)  # before the slices are prepared: it may have to refuse the backbone
 
@@ -105,12 +109,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             compile_network(network, experiment, source.steps)
         machine = {"workers": options.workers, "device": device, "policy": policy}
         facts = {"command": command_line("train", argv), **plan.facts, **machine}
-        run = old or Run.create(options.runs, plan.experiment, facts, plan.split.case_ids, options.run)
-        opened.enter_context(locked(run))
+        if cluster.is_chief:
+            run = old or Run.create(options.runs, plan.experiment, facts, plan.split.case_ids, options.run)
+            opened.enter_context(locked(run))
+        else:
+            run = Run(options.run or options.resume)
         print(f"run folder {run.path}: {source.summary}", flush=True)
         training = Training(run, plan.identity(policy), experiment, network, cluster, source)
         training.recall()
-        run.write_experiment(plan.experiment)  # with more epochs, perhaps
+        if cluster.is_chief:
+            run.write_experiment(plan.experiment)  # with more epochs, perhaps
         deadline = begin + 60 * (options.max_minutes or math.inf)
         training.go_on(deadline, options.save_minutes, [TensorBoard(run, network, source.validation())])
     return _say_end(training, (time.monotonic() - begin) / 60)

@@ -48,7 +48,10 @@ class Training:
         Raises:
             StateError: the states are damaged, or of another network or experiment.
         """
-        found = newest_state(self._folder)
+        found = newest_state(self._folder) if self.cluster.is_chief else None
+        self.cluster.anybody([False])  # the chief may have had to set a damaged one aside
+        found = found or newest_state(self._folder)
+        self._agree(found)
         if found is None:
             if (self.run.path / "log.csv").exists():
                 raise StateError(f"{self.run.path}: the run has been trained, but its states are gone")
@@ -60,6 +63,12 @@ class Training:
         if self.cluster.is_chief:
             remove_leftovers(self._folder)
         self._publish()  # a kill may have fallen between the state and what follows from it
+
+    def _agree(self, found: State | None) -> None:
+        """Refuse workers that do not read the same state: their run folders are not one."""
+        own = [found.epoch + 1.0, float(found.step)] if found else [0.0, 0.0]
+        if self.cluster.total(own) != [number * self.cluster.workers for number in own]:
+            raise StateError(f"{self.run.path}: all workers must see this folder, with one state in it")
 
     def go_on(self, deadline: float, save_minutes: float, listeners: Sequence[Listener] = ()) -> None:
         """Train until the epochs are done, patience or time is over, or somebody interrupts; `ended` says which.
@@ -76,7 +85,7 @@ class Training:
         progress = Progress(self.experiment.epochs, total, show=self.cluster.is_chief)
         batches = self.source.training(start=state.epoch * total + state.step, shard=self.cluster.shard)
         iterator = iter(self.cluster.distributed(batches))
-        with Signals() as signals, _named_errors():
+        with Signals() as signals, _named_errors(self.cluster):
             while not self._finished():
                 self._set_rate()
                 progress.begin(state.epoch, state.step)
@@ -188,14 +197,19 @@ def require_finite(value: float, name: str, when: str) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
+def _named_errors(cluster: Cluster) -> Iterator[None]:
     """Turn what TensorFlow raises into our own errors."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError("out of memory; a lower --batch-size or --image-size needs less") from error
     except tf.errors.OpError as error:
-        raise data_error(error) from error
+        named = data_error(error)
+        if cluster.workers > 1 and named is error:  # collectives fail in several ways when somebody has gone
+            raise RuntimeError(
+                f"another worker is gone; start all again with --run to go on ({error.message})"
+            ) from error
+        raise named from error
 
 
 class Signals:
