@@ -202,8 +202,15 @@ def main() -> None:
                 python = str(PEERS) if name.startswith("pytorch") else sys.executable
                 argv = [python, __file__, "--only", name, str(size), "--folder", str(options.folder)]
                 argv += ["--seconds", str(options.seconds), "--cases", str(options.cases)]
-                with contextlib.suppress(RuntimeError) if name == "pytorch_compile" else contextlib.nullcontext():
-                    rounds.setdefault(f"{name}@{size}", []).append(run(argv, watch=False))
+                try:
+                    result = run(argv, watch=False)
+                except RuntimeError as error:  # torch.compile needs a C++ compiler
+                    if name != "pytorch_compile":
+                        raise
+                    say(f"  failed: {str(error).splitlines()[-1]}")
+                    continue
+                say(f"  {result}")
+                rounds.setdefault(f"{name}@{size}", []).append(result)
     report(options.sizes, names, {key: medians(results) for key, results in rounds.items()})
 
 

@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).parents[1] / "tf_liver"
 FILES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = {"train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download"}
 # A room may import those of its own rank or below; runs, files, command and progress are everybody's ground floor.
-RANK = {"experiment": 0, "data": 1, "model": 2, "volume": 3, "serving": 3, "journal": 4, "strategy": 4, "training": 5}
+RANK = {
+    "experiment": 0,
+    "data": 1,
+    "model": 2,
+    "volume": 3,
+    "serving": 3,
+    "journal": 4,
+    "strategy": 4,
+    "tracking": 4,
+    "training": 5,
+}
 
 
 def room(module: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from tf_liver.command import (
     DONE,
@@ -68,6 +68,9 @@ class TrainOptions:
         None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
     )
     deterministic: bool = option(False, "the same bits again on the same machine, on a GPU too, where it costs speed")
+    mlflow: Optional[str] = option(
+        None, "folder or address of an MLflow store to write to as well; needs the extra mlflow"
+    )
     debug: bool = debug_option()
 
 
@@ -113,14 +116,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = old or Run.create(options.runs, plan.experiment, facts, plan.split.case_ids, options.run)
             opened.enter_context(locked(run))
         else:
-            run = Run(options.run or options.resume)
+            run = old or Run(options.run or Path())
         print(f"run folder {run.path}: {source.summary}", flush=True)
         training = Training(run, plan.identity(policy), experiment, network, cluster, source)
         training.recall()
         if cluster.is_chief:
             run.write_experiment(plan.experiment)  # with more epochs, perhaps
         deadline = begin + 60 * (options.max_minutes or math.inf)
-        training.go_on(deadline, options.save_minutes, [TensorBoard(run, network, source.validation())])
+        listeners: list[Any] = [TensorBoard(run, network, source.validation())]
+        if options.mlflow and cluster.is_chief:
+            from tf_liver.tracking import MLflow
+
+            listeners.append(MLflow(options.mlflow, run))
+        training.go_on(deadline, options.save_minutes, listeners)
+    if options.mlflow and cluster.is_chief and training.state.rows:
+        listeners[-1].finish()
     return _say_end(training, (time.monotonic() - begin) / 60)
 
 

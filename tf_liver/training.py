@@ -206,9 +206,8 @@ def _named_errors(cluster: Cluster) -> Iterator[None]:
     except tf.errors.OpError as error:
         named = data_error(error)
         if cluster.workers > 1 and named is error:  # collectives fail in several ways when somebody has gone
-            raise RuntimeError(
-                f"another worker is gone; start all again with --run to go on ({error.message})"
-            ) from error
+            kind = type(error).__name__
+            raise RuntimeError(f"another worker is gone ({kind}); start all again with --run to go on") from error
         raise named from error
 
 

@@ -51,6 +51,8 @@ def _ours(layer: tf.keras.layers.Layer, experiment: Experiment) -> tf.keras.laye
         return Repeat2D(name=layer.name)
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         config["momentum"] = experiment.batch_norm_momentum
+        # With several devices: statistics of the global batch, as one device has them.
+        config["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
     return type(layer).from_config(config)
 
 
