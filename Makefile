@@ -4,6 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 
 EXP  ?= baseline
+EXPORT ?= export
 DATA ?= data/Task03_Liver
 FOLD ?= 0
 ARGS ?=
@@ -12,7 +13,7 @@ ARGS ?=
 export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo phantoms data verify prepare train evaluate report predict export test test-slow bench bench-scores bench-peers lint format clean
+.PHONY: help demo phantoms data verify prepare train evaluate report predict export serve test test-slow bench bench-scores bench-peers lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +57,9 @@ predict: $(VENV)/.filled  ## segment scans with the latest run: ARGS="scan.nii.g
 
 export: $(VENV)/.filled  ## write the latest run, or ARGS=runs/…, as a SavedModel to export/tf_liver/<version>
 	$(RUN) tf_liver.export $(ARGS)
+
+serve:  ## start TF Serving (docker compose) on EXPORT=export: gRPC on 8500, REST on 8501
+	docker compose -f "$(EXPORT)/compose.yaml" up $(ARGS)
 
 test: $(VENV)/.filled  ## the fast test suite
 	$(RUN) pytest -q $(ARGS)

@@ -68,9 +68,10 @@ def ours(folder: Path) -> dict[str, float]:
 
     reference, prediction = arrays(folder)
     start = time.perf_counter()
-    row, _ = score_region("case", "liver", reference > 0, prediction > 0, np.diag(SPACING_MM))
-    score_region("case", "tumour", reference == 2, prediction == 2, np.diag(SPACING_MM))
-    match_lesions(reference == 2, prediction == 2, np.diag(SPACING_MM))
+    step_mm, voxels = np.diag(SPACING_MM), reference.size
+    row, _ = score_region("case", "liver", reference > 0, prediction > 0, step_mm, voxels)
+    score_region("case", "tumour", reference == 2, prediction == 2, step_mm, voxels)
+    match_lesions(reference == 2, prediction == 2, step_mm)
     return timed(start, row.scores)
 
 

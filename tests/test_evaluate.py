@@ -59,14 +59,15 @@ def copied(tool, tmp_path):
 
 def test_a_run_s_evaluation_folder(trained, phantoms, evaluated):
     (held_out,) = json.loads((trained / "split.json").read_text())["held_out"]
-    assert sorted(p.name for p in evaluated.iterdir()) == ["metrics.csv", "overlay.png", "predictions", "summary.json"]
+    names = ["metrics.csv", "overlay.png", "predictions", "report.html", "summary.json"]
+    assert sorted(p.name for p in evaluated.iterdir()) == names
     (row,) = rows_of(evaluated)
     assert (row["case_id"], row["region"], row["lesions_found"]) == (held_out, "liver", "")
     summary = summary_of(evaluated)
     assert (summary["run"], summary["checkpoint"], summary["liver"]) == (str(trained), "best", "whole")
     assert (summary["cases"], summary["failed"], summary["data"]) == (1, {}, str(phantoms))
     assert summary["regions"]["liver"]["dice"]["mean"] == float(row["dice"])
-    (kept,) = (evaluated / "predictions").iterdir()
+    (kept,) = (evaluated / "predictions").glob("*.nii.gz")
     scan, prediction = nib.load(phantoms / "imagesTr" / kept.name), nib.load(kept)
     assert (prediction.shape, prediction.get_data_dtype()) == (scan.shape, np.uint8)
     np.testing.assert_array_equal(prediction.affine, scan.affine)

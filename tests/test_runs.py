@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tf_liver import files
-from tf_liver.runs import Run, RunError, sha256
+from tf_liver.files import sha256
+from tf_liver.runs import Run, RunError
 
 
 def write(run, which, text):
@@ -29,7 +30,9 @@ def test_each_checkpoint_has_its_hash(run):
 
 def test_other_weights_are_refused(run):
     run.checkpoint("last").write_text("foreign")
-    with pytest.raises(RunError, match=r"last\.weights\.h5: must have the SHA-256 \w{64} of hashes\.json\. Received: "):
+    with pytest.raises(
+        RunError, match=r"last\.weights\.h5: must be the file that was trained, SHA-256 \w{64}\. Received: "
+    ):
         run.require_checkpoint("last")
 
 

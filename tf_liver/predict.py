@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads List
+from typing import Any, List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads List
 
 from tf_liver.command import (
     DONE,
@@ -38,6 +38,10 @@ class PredictOptions:
     tta: bool = option(False, "average over mirror images of each slice too: four times the work")
     probabilities: bool = option(False, "write the probabilities too, <case>-probability.nii.gz")
     runs: Path = option(RUNS, "where to look for the latest run")
+    server: Optional[str] = option(None, "ask TF Serving: http://host:8501 or grpc://host:8500; https, grpcs for TLS")
+    model: str = option("tf_liver", "name of the model on the server")
+    version: Optional[int] = option(None, "its version on the server; without it the newest")
+    ca_file: Optional[Path] = option(None, "PEM file of who signed the server's certificate; $TF_LIVER_TOKEN is sent")
     debug: bool = debug_option()
 
 
@@ -45,7 +49,10 @@ class PredictOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Walk from scans to label maps."""
     options = parse(PredictOptions, argv, "predict", __doc__)
-    runs = [Run.open(path) for path in options.run] if options.run else [Run.latest(options.runs)]
+    if options.server and (options.run or options.tta or options.probabilities):
+        raise ValueError("--server: it answers with label maps of its own model, so no --run, --tta, --probabilities")
+    paths = options.run or ([] if options.server else [Run.latest(options.runs).path])
+    runs = [Run.open(path) for path in paths]
     weights = [run.require_checkpoint("best") for run in runs]
     experiments = [run.experiment for run in runs]
     check_agreement(runs, experiments, options.tta)
@@ -54,17 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_writable(options.output)
 
     quiet_tensorflow()
-    from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
     from tf_liver.volume.inference import segment_files
 
-    loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
-    predictors = [Mirrored(predictor) if options.tta else predictor for predictor, _ in loaded]
-    predictor = Averaged(predictors) if len(runs) > 1 else predictors[0]
-    names, kinds = ", ".join(str(run.path) for run in runs), "/".join(sorted({kind for _, kind in loaded}))
-    print(f"predicting {len(scans)} scans with {names}; {kinds}{', with mirror images' * options.tta}", flush=True)
+    if options.server:
+        from tf_liver.serving.client import Address, RemoteModel
+
+        predictor: Any = RemoteModel(Address(options.server, options.model, options.version, options.ca_file))
+        first, said = predictor.experiment(), options.server
+    else:
+        first, names = experiments[0], ", ".join(str(run.path) for run in runs)
+        predictor, kinds = local_predictor(experiments, weights, options.tta)
+        said = f"{names}; {kinds}{', with mirror images' * options.tta}"
+    print(f"predicting {len(scans)} scans with {said}", flush=True)
 
     start, done, slices = time.perf_counter(), 0, 0
-    first = experiments[0]
     for one in segment_files(
         predictor, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
     ):
@@ -82,6 +92,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     speed = f"{done / seconds:.2f} scans/s, {slices / seconds:.0f} slices/s"
     print(f"{done} of {len(scans)} scans done in {seconds:.1f} s: {speed}")
     return DONE if done == len(scans) else FAILED if done else REFUSED
+
+
+def local_predictor(experiments: Sequence[Experiment], weights: Sequence[Path], mirrored: bool) -> tuple[Any, str]:
+    """Return the predictor of some runs on this machine, and the types that they compute in."""
+    from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
+
+    loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
+    predictors = [Mirrored(predictor) if mirrored else predictor for predictor, _ in loaded]
+    kinds = "/".join(sorted({kind for _, kind in loaded}))
+    return Averaged(predictors) if len(predictors) > 1 else predictors[0], kinds
 
 
 def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> None:

@@ -1,6 +1,5 @@
 """A run folder: what lies in it, how it is written, and which run is the latest."""
 
-import hashlib
 import json
 import platform
 import tempfile
@@ -32,29 +31,23 @@ class Run:
     run.json         command, data folder, fold, seed, device, versions
     split.json       case_ids of training and held-out cases, and their patients
     log.csv          a row an epoch
-    checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json
+    checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json; state-….npz to go on from
     tensorboard/     event files
-    evaluation/      predictions/, metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
+    evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
 
     path: Path
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any]) -> "Run":
-        """Make a new run folder and write down what is known before training starts."""
-        stem = f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        root.mkdir(parents=True, exist_ok=True)
-        for suffix in ["", *[f"-{n}" for n in range(2, 1000)]]:
-            path = root / (stem + suffix)
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:  # another run of the same second
-                continue
-        run = cls(path)
+    def create(
+        cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any], path: Path | None = None
+    ) -> "Run":
+        """Write down what is known before training starts, in a new folder under `root`, or in `path`."""
+        path = path or _new_folder(root, experiment.name)
         files.write_atomic(path / "split.json", json.dumps(split, indent=2) + "\n")
         files.write_atomic(path / "run.json", json.dumps({**facts, **_versions()}, indent=2) + "\n")
-        files.write_atomic(path / "experiment.json", experiment.to_json())
+        run = cls(path)
+        run.write_experiment(experiment)  # last: it makes the folder a run
         return run
 
     @classmethod
@@ -82,6 +75,12 @@ class Run:
         if not runs:
             raise RunError(f"{root}: there is no run yet; train one with `make train EXP=baseline` or `make demo`")
         return cls.open(runs[-1].parent)
+
+    def write_experiment(self, experiment: Experiment) -> None:
+        """Write experiment.json, if it would change."""
+        path, text = self.path / "experiment.json", experiment.to_json()
+        if not path.is_file() or path.read_text() != text:
+            files.write_atomic(path, text)
 
     @property
     def experiment(self) -> Experiment:
@@ -117,14 +116,18 @@ class Run:
         return self.path / "checkpoints" / f"{which}.weights.h5"
 
     def require_checkpoint(self, which: str) -> Path:
-        """Return the weights file; raise RunError if the run has none, or not the one that training wrote."""
+        """Return the weights file, whose hash must be the one in checkpoints/hashes.json where a run has that file.
+
+        Raises:
+            RunError: the run has no such checkpoint, or it is not the one that the training wrote.
+        """
         path = self.checkpoint(which)
         if not path.is_file():
             raise RunError(f"{self.path}: the run has no checkpoint {path.name}; did its training end in an epoch?")
-        # Runs from before there were hashes have none. There are two while the weights are being replaced.
-        accepted = self._hashes().get(which, [])
-        if accepted and (found := sha256(path)) not in accepted:
-            raise RunError(f"{path}: must have the SHA-256 {accepted[0]} of {HASHES}. Received: {found}")
+        if path.with_name(HASHES).exists():
+            written, found = self._hashes().get(which, [None]), files.sha256(path)
+            if found not in written:
+                raise RunError(f"{path}: must be the file that was trained, SHA-256 {written[0]}. Received: {found}")
         return path
 
     @contextmanager
@@ -135,8 +138,8 @@ class Run:
         """
         with files.replacing(self.checkpoint(which)) as beside:
             yield beside
-            new = [sha256(beside)]
-            old = [sha256(self.checkpoint(which))] if self.checkpoint(which).is_file() else []
+            new = [files.sha256(beside)]
+            old = [files.sha256(self.checkpoint(which))] if self.checkpoint(which).is_file() else []
             self._write_hashes({**self._hashes(), which: new + old})
         self._write_hashes({**self._hashes(), which: new})
 
@@ -153,10 +156,17 @@ class Run:
         files.write_atomic(self.path / "checkpoints" / HASHES, json.dumps(table, indent=2) + "\n")
 
 
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _new_folder(root: Path, name: str) -> Path:
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1000):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:  # another run of the same second
+            continue
+    return path
 
 
 def require_writable(root: Path) -> None:

@@ -5,9 +5,8 @@ import tensorflow as tf
 from tf_liver.experiment import ExperimentError, replace
 from tf_liver.model import precision
 from tf_liver.model.losses import LOSSES
-from tf_liver.model.metrics import liver_metrics
 from tf_liver.model.predictor import SlicePredictor
-from tf_liver.model.unet import Repeat2D, build_network, compile_network, load_network, segmentation_models
+from tf_liver.model.unet import Repeat2D, build_network, load_network, segmentation_models
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
@@ -18,15 +17,6 @@ def test_logits_are_float32_whatever_the_policy(tiny, policy):
     assert network.get_layer("logits").compute_dtype == "float32"
     assert network.count_params() == pytest.approx(24.45e6, rel=0.01)
     assert {layer.momentum for layer in network.layers if "BatchNorm" in type(layer).__name__} == {0.8}
-
-
-def test_an_all_liver_float16_batch_has_finite_loss_and_metrics(tiny):
-    experiment = replace(tiny, precision="mixed_float16")
-    network = build_network(experiment)
-    compile_network(network, experiment, 1)
-    logs = network.train_on_batch(np.ones((16, 32, 32, 1)), np.ones((16, 32, 32, 1)), return_dict=True)
-    assert set(logs) == {"loss", *[m.name for m in liver_metrics()]}
-    assert all(np.isfinite(v) for v in logs.values())
 
 
 def test_an_unknown_backbone_lists_those_there_are(tiny):

@@ -40,7 +40,7 @@ def test_by_hand():
 def test_a_row_by_hand():
     reference, prediction = np.zeros((2, 8, 8, 8), bool)
     reference[2:5, 2:4, 2:6], prediction[2:5, 2:4, 2:5] = True, True  # 24 and 18 voxels: one layer is missing
-    row, counts = score_region("c", "liver", reference, prediction, STEP_MM)
+    row, counts = score_region("c", "liver", reference, prediction, STEP_MM, 512)
     assert counts == Counts(18, 0, 6, 488)
     assert (row.dice, row.iou, row.voe) == pytest.approx((36 / 42, 3 / 4, 1 / 4))
     assert (row.precision, row.recall) == (1, 3 / 4)
@@ -57,7 +57,7 @@ def test_a_row_by_hand():
     [(NOTHING, NOTHING, 1, 0), (NOTHING, ALL, 0, math.nan), (ALL, NOTHING, 0, -1), (ALL, ALL, 1, 0)],
 )
 def test_degenerate_cases_have_scores(reference, prediction, overlap, difference):
-    row, _ = score_region("c", "liver", reference, prediction, STEP_MM)
+    row, _ = score_region("c", "liver", reference, prediction, STEP_MM, reference.size)
     assert (row.dice, row.iou, row.precision, row.recall) == (overlap,) * 4
     assert (row.nsd_1mm, row.nsd_2mm, row.nsd_7mm) == (overlap,) * 3
     assert (row.pixel_accuracy, row.mean_iou, row.voe) == (overlap, overlap, 1 - overlap)
@@ -105,8 +105,8 @@ def test_precision_is_the_recall_of_the_other_way_round(reference, prediction):
 @settings(deadline=None)
 @given(MASKS, MASKS, st.floats(0.25, 4))
 def test_all_scores_keep_their_bounds_and_scale_with_the_spacing(reference, prediction, zoom):
-    small, _ = score_region("c", "liver", reference, prediction, STEP_MM)
-    large, _ = score_region("c", "liver", reference, prediction, zoom * STEP_MM)
+    small, _ = score_region("c", "liver", reference, prediction, STEP_MM, reference.size)
+    large, _ = score_region("c", "liver", reference, prediction, zoom * STEP_MM, reference.size)
     for name, value in small.scores.items():
         if name.endswith("_mm"):
             assert large.scores[name] == pytest.approx(zoom * value, nan_ok=True)
@@ -129,8 +129,8 @@ def test_a_place_in_the_scan_and_empty_space_change_no_score_of_the_mask(referen
     place = tuple(slice(o, o + n) for o, n in zip(offset, reference.shape, strict=True))
     moved = np.zeros((2, 9, 10, 11), bool)
     moved[0][place], moved[1][place] = reference, prediction
-    here, _ = score_region("c", "liver", reference, prediction, STEP_MM)
-    there, _ = score_region("c", "liver", *moved, STEP_MM)
+    here, _ = score_region("c", "liver", reference, prediction, STEP_MM, reference.size)
+    there, _ = score_region("c", "liver", *moved, STEP_MM, moved[0].size)
     changed = {"pixel_accuracy", "mean_iou"}  # these look at what is outside, too
     for name, value in dataclasses.asdict(here).items():
         if name not in changed:

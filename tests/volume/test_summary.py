@@ -24,7 +24,7 @@ def result(case_id, reference, prediction, patient=None):
     case = Case(case_id, Path("i"), Path("l"), patient or case_id)
     reference, prediction = (np.array(labels, np.uint8).reshape(1, 1, -1) for labels in (reference, prediction))
     pairs = {"liver": (reference > 0, prediction > 0), "tumour": (reference == 2, prediction == 2)}
-    scored = {name: score_region(case_id, name, *pair, STEP_MM) for name, pair in pairs.items()}
+    scored = {name: score_region(case_id, name, *pair, STEP_MM, reference.size) for name, pair in pairs.items()}
     burdens = {"burden_reference": tumour_burden(reference), "burden_prediction": tumour_burden(prediction)}
     rows = {name: row for name, (row, _) in scored.items()}
     rows["tumour"] = dataclasses.replace(rows["tumour"], **burdens)

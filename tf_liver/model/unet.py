@@ -2,14 +2,16 @@
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
 from tf_liver.model.losses import LOSSES
-from tf_liver.model.metrics import liver_metrics
+from tf_liver.model.optimizer import FusedAdam
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.weights import check_weights
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
     import segmentation_models
@@ -51,6 +53,8 @@ def _ours(layer: tf.keras.layers.Layer, experiment: Experiment) -> tf.keras.laye
         return Repeat2D(name=layer.name)
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         config["momentum"] = experiment.batch_norm_momentum
+        # With several devices: statistics of the global batch, as one device has them.
+        config["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
     return type(layer).from_config(config)
 
 
@@ -69,15 +73,11 @@ class Repeat2D(tf.keras.layers.Layer):
 
 
 def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Give the network its optimizer, loss and metrics."""
+    """Give the network its optimizer and loss."""
     rate: Any = experiment.learning_rate
     if experiment.schedule == "cosine":
         rate = tf.keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * steps_per_epoch)
-    network.compile(
-        tf.keras.optimizers.Adam(rate),
-        LOSSES[experiment.loss],
-        metrics=liver_metrics(),
-    )
+    network.compile(FusedAdam(rate), LOSSES[experiment.loss])
 
 
 def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
@@ -87,6 +87,7 @@ def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
         ValueError: a file that does not hold this network's weights; the message names it.
     """
     network = build_network(experiment)
+    check_weights(Path(weights), network)
     try:
         network.load_weights(weights)
     except (OSError, KeyError, ValueError) as error:

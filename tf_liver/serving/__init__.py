@@ -1,1 +1,1 @@
-"""The SavedModel: raw HU slices in, probabilities out."""
+"""The SavedModel: raw HU slices or scans in, probabilities and label maps out, and a client for its servers."""

@@ -1,68 +1,126 @@
-"""A versioned SavedModel: written beside, checked, and only then moved to its number."""
+"""A versioned SavedModel: written beside, checked in a fresh process, and only then moved to its number."""
 
+import contextlib
+import fcntl
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_liver.data.phantom import make_phantom
+from tf_liver.experiment import Experiment
+from tf_liver.files import fsync
 from tf_liver.model.predictor import SlicePredictor
+from tf_liver.serving.card import model_card
+from tf_liver.serving.check import check_model
+from tf_liver.serving.configs import write_configs
+from tf_liver.serving.signature import ServedModel
+from tf_liver.serving.warmup import write_warmup
+from tf_liver.serving.wire import MODEL_NAME, PNG_OFFSET_HU
+from tf_liver.volume.inference import probability_batches
 
-MODEL_NAME = "tf_liver"
-# The same graph on the same machine; what is left is the order of float32 sums.
-TOLERANCE = 1e-3
 
+def write_bundle(
+    predictor: SlicePredictor,
+    experiment: Experiment,
+    output: Path,
+    slices: np.ndarray,
+    version: int | None = None,
+    facts: dict[str, Any] | None = None,
+) -> Path:
+    """Write `output/tf_liver/<version>/`, one above the newest where no version is given, and return it.
 
-def write_bundle(predictor: SlicePredictor, output: Path) -> Path:
-    """Write `output/tf_liver/<N>/`, N one above the newest, and return it.
-
-    Signature serving_default: image (B, H, W) float32 HU → probability (B, H, W) float32.
+    slices: (B, H, W) int16 HU, on which every signature is compared with the predictor.
+    facts: what metadata.json and the model card say about the run.
 
     Raises:
-        RuntimeError: the reloaded model does not answer as the project does.
+        ValueError: a version that exists, or an experiment that serve_encoded cannot carry.
+        CheckError: the reloaded model does not answer as the project does.
     """
+    require_encodable(experiment)
     root = output / MODEL_NAME
+    if version is not None and (root / str(version)).exists():
+        raise ValueError(f"{root / str(version)}: this version exists; versions are never replaced")
     root.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+    with workspace(root) as hidden:
+        model = hidden / "model"
+        served = ServedModel(predictor, experiment.image_size == 0, json.dumps(facts or {}))
+        tf.saved_model.save(served, str(model), signatures=served.signatures())
+        write_warmup(model, slices)
+        checked = check_model(model, hidden, slices, lambda images: probability_of(predictor, images))
+        metadata = {**(facts or {}), "check": checked}
+        (model / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+        (model / "model_card.md").write_text(model_card(metadata, experiment))
+        for path in model.rglob("*"):
+            fsync(path)
+        write_configs(output)
+        target = move_to_version(model, root, version)
+    fsync(root)
+    return target
+
+
+def require_encodable(experiment: Experiment) -> None:
+    """Refuse an HU window that begins below what a PNG of serve_encoded can hold."""
+    if experiment.normalisation == "window" and experiment.window_hu[0] < -PNG_OFFSET_HU:
+        raise ValueError(
+            f"window_hu: serve_encoded carries HU from {-PNG_OFFSET_HU} on. Received: {experiment.window_hu[0]:g}"
+        )
+
+
+def probability_of(predictor: SlicePredictor, images: np.ndarray) -> np.ndarray:
+    """Return the project's own answer, in the batches of `segment_volume`."""
+    return np.concatenate([probability for _, probability in probability_batches(predictor, images)])
+
+
+@contextlib.contextmanager
+def workspace(root: Path) -> Iterator[Path]:
+    """Give a hidden folder for one export, and remove it in the end, with those that killed exports left behind."""
+    parent = _lock(root, wait=True)  # nobody takes a folder for abandoned before its owner has locked it
+    assert parent is not None
     try:
-        signature = tf.function(
-            lambda image: {"probability": predictor(image)},
-            input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")],
-        )
-        tf.saved_model.save(predictor, str(hidden), signatures={"serving_default": signature})
-        smoke_test(hidden, predictor)
-        hidden.chmod(0o755)
-        return _move_to_next_version(hidden, root)
-    except BaseException:
+        for old in root.glob(".writing-*"):
+            if (handle := _lock(old)) is not None:
+                shutil.rmtree(old, ignore_errors=True)
+                os.close(handle)
+        hidden = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+        mine = _lock(hidden)
+    finally:
+        os.close(parent)
+    try:
+        yield hidden
+    finally:
         shutil.rmtree(hidden, ignore_errors=True)
-        raise
+        if mine is not None:
+            os.close(mine)
 
 
-def smoke_test(folder: Path, predictor: SlicePredictor) -> None:
-    """Load a SavedModel and compare its answer on two phantom slices with the project's own."""
-    scan = make_phantom(np.random.default_rng(0)).voxels.transpose(2, 1, 0)
-    images = scan[[len(scan) // 3, len(scan) // 2]].astype(np.float32)
-    served = tf.saved_model.load(str(folder)).signatures["serving_default"](image=tf.constant(images))
-    apart = float(np.abs(served["probability"].numpy() - predictor(images).numpy()).max())
-    if not apart <= TOLERANCE:
-        raise RuntimeError(
-            f"{folder}: the exported model must answer as the project does (within {TOLERANCE}). "
-            f"Received: a probability {apart} apart"
-        )
+def _lock(folder: Path, wait: bool = False) -> int | None:
+    """Return a handle that holds a folder's lock, which the system frees when its holder dies; None if it is held."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return handle
+    except BlockingIOError:
+        os.close(handle)
+        return None
 
 
-def _move_to_next_version(hidden: Path, root: Path) -> Path:
-    """Rename the finished folder to one above the newest number; taken numbers are passed over."""
-    version = max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0) + 1
+def move_to_version(model: Path, root: Path, version: int | None) -> Path:
+    """Rename a finished model to its version, or to one above the newest; numbers that got taken are passed over."""
+    number = version or max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0) + 1
     while True:
-        target = root / str(version)
+        target = root / str(number)
         try:
-            os.rename(hidden, target)
+            os.rename(model, target)
             return target
-        except OSError:
+        except OSError as error:
             if not target.exists():
                 raise
-            version += 1  # another export was faster
+            if version is not None:
+                raise ValueError(f"{target}: another export was faster with this version") from error
+            number += 1

@@ -96,4 +96,4 @@ def _score(reference: np.ndarray, prediction: np.ndarray, step_mm: np.ndarray) -
 def tumour_burden(label_map: np.ndarray) -> float:
     """Return the tumours' share of the liver, tumours included; NaN without a liver."""
     liver = np.count_nonzero(label_map)
-    return np.count_nonzero(label_map == TUMOUR) / liver if liver else math.nan
+    return float(np.count_nonzero(label_map == TUMOUR) / liver) if liver else math.nan

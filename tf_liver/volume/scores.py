@@ -161,15 +161,15 @@ TUMOUR_SCORES = tuple(f.name for f in dataclasses.fields(RegionScores) if f.defa
 
 
 def score_region(
-    case_id: str, region: str, reference: np.ndarray, prediction: np.ndarray, step_mm: np.ndarray
+    case_id: str, region: str, reference: np.ndarray, prediction: np.ndarray, step_mm: np.ndarray, voxels: int
 ) -> tuple[RegionScores, Counts]:
     """Return the scores of a mask, and its voxel counts.
 
-    reference, prediction: (W, H, D) boolean. step_mm: (3, 3), an affine without its origin.
+    reference, prediction: (W, H, D) boolean, which may be cut from a scan of so many `voxels` (see `crop`). step_mm:
+    (3, 3), an affine without its origin.
     """
-    total = reference.size
     reference, prediction = crop(reference, prediction)
-    counts = count(reference, prediction) + Counts(0, 0, 0, total - reference.size)
+    counts = count(reference, prediction) + Counts(0, 0, 0, voxels - reference.size)
     voxel_ml = float(abs(np.linalg.det(step_mm))) / 1000
     difference = relative_volume_difference(counts)
     distances: dict[str, Any] = surface_scores(reference, prediction, step_mm)
@@ -207,7 +207,7 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, step_mm: np.nd
 
 
 def crop(reference: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two masks cut to the box around both, contiguous; one voxel if both are empty."""
+    """Return two masks, or label maps, cut to the box around both, contiguous; one voxel if both are empty."""
     either = reference | prediction
     box = []
     for axis in range(either.ndim):

@@ -16,7 +16,7 @@ from tf_liver.processes import in_processes
 from tf_liver.progress import track
 from tf_liver.volume.lesions import TUMOUR, Lesions, match_lesions, tumour_burden
 from tf_liver.volume.overlay import grey_of, overlay
-from tf_liver.volume.scores import Counts, RegionScores, score_region
+from tf_liver.volume.scores import Counts, RegionScores, crop, score_region
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,12 @@ def score_case(case: Case, predictions: Path, liver: str, keep: Path | None) -> 
 
 
 def _scored(case: Case, reference: Volume, prediction: np.ndarray, liver: str) -> CaseResult:
-    true, step_mm = reference.voxels, reference.affine[:3, :3]
+    true, claimed = crop(reference.voxels, prediction)
+    step_mm, voxels = reference.affine[:3, :3], prediction.size
     rows, counts = {}, {}
     for name, labels in (("liver", LIVERS[liver]), ("tumour", (TUMOUR,))):
-        masks = np.isin(true, labels), np.isin(prediction, labels)
-        rows[name], counts[name] = score_region(case.case_id, name, *masks, step_mm)
+        masks = np.isin(true, labels), np.isin(claimed, labels)
+        rows[name], counts[name] = score_region(case.case_id, name, *masks, step_mm, voxels)
     lesions = match_lesions(*masks, step_mm)  # those of the tumours, which came last
     rows["tumour"] = replace(
         rows["tumour"],
@@ -82,7 +83,7 @@ def _scored(case: Case, reference: Volume, prediction: np.ndarray, liver: str) -
         lesions_missed=lesions.missed,
         lesions_invented=lesions.invented,
         burden_reference=tumour_burden(true),
-        burden_prediction=tumour_burden(prediction),
+        burden_prediction=tumour_burden(claimed),
     )
     return CaseResult(case, rows, counts, lesions, bool(counts["tumour"].prediction))
 

@@ -1,0 +1,169 @@
+"""What a model is, where it comes from, what it is good for: metadata.json for programs, model_card.md for people."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tf_liver.data import LABELS
+from tf_liver.experiment import Experiment
+from tf_liver.files import sha256
+from tf_liver.runs import PACKAGES, Run
+from tf_liver.serving.wire import SIGNATURES
+
+INPUT = {
+    "values": "HU: air −1000, water 0; no rescaling before, normalisation is inside",
+    "orientation": "NIfTI RAS, transposed: slices from feet to head, rows from posterior to anterior, "
+    "columns from the patient's left to the right",
+    "slice_axis": 0,
+    "sizes": "any from 1 × 1 to 2,048 × 2,048; slices of one request have one size (serve_encoded may mix them)",
+}
+INTENDED_USE = (
+    "Research on contrast-enhanced abdominal CT of adults: outlines of the liver for measurement and for further work, "
+    "looked at by somebody who can read them."
+)
+LIMITS = (
+    "Not a medical device; nothing here has been validated for clinical use.",
+    "Not shown to work on other modalities, children, livers after surgery, or scans without contrast.",
+    "On scanners that it never saw its scores are lower than on the held-out cases of its own data.",
+    "It always answers: a scan that is no abdominal CT gets a label map too.",
+)
+NO_LICENCE = "not recorded with the data; find out before you pass the model on"
+
+
+def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, Any]:
+    """Return what metadata.json says about a run, without paths of the machine that trained it.
+
+    precision: the type that the exported network computes in.
+    """
+    experiment = run.experiment
+    table = run.read_json("run.json")
+    split = run.read_json("split.json")
+    data = Path(table.get("data", ""))
+    return {
+        "model": run.path.resolve().name,
+        "task": experiment.task,
+        "labels": {str(value): name for value, name in labels_of(experiment).items()},
+        "input": INPUT,
+        "signatures": SIGNATURES,
+        "precision": precision,
+        "xla": xla,
+        "experiment": dataclasses.asdict(experiment),
+        "checkpoint": checkpoint,
+        "weights_sha256": sha256(run.require_checkpoint(checkpoint)),
+        "data": {
+            "name": data.name,
+            "sha256_of_names_and_sizes": data_hash(data, split),
+            "training_cases": len(split["train"]),
+            "held_out_cases": len(split["held_out"]),
+            "split_sha256": sha256(run.path / "split.json"),
+            "licence": licence_of(data),
+        },
+        "scores": scores_of(run, checkpoint),
+        "trained": {name: table[name] for name in ("started", "device", "python", "versions", "seed") if name in table},
+        "exported_with": {name: metadata.version(name) for name in ("tf_liver", *PACKAGES)}
+        | {"python": platform.python_version()},
+        "intended_use": INTENDED_USE,
+        "limits": LIMITS,
+    }
+
+
+def labels_of(experiment: Experiment) -> dict[int, str]:
+    """Return what the values of a label map mean."""
+    return {0: "background", 1: "liver"} if experiment.task == "liver" else dict(LABELS)
+
+
+def data_hash(data: Path, split: dict[str, Any]) -> str | None:
+    """Return a hash over names and sizes of the run's scans and labels; None where they lie here no more."""
+    lines = []
+    for case_id in sorted(split["train"] + split["held_out"]):
+        for folder in ("imagesTr", "labelsTr"):
+            found = [p for p in (data / folder / f"{case_id}{end}" for end in (".nii.gz", ".nii")) if p.is_file()]
+            if not found:
+                return None
+            lines.append(f"{folder}/{found[0].name} {found[0].stat().st_size}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def licence_of(data: Path) -> str:
+    """Return the licence that the data's dataset.json states."""
+    try:
+        return str(json.loads((data / "dataset.json").read_text())["licence"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return NO_LICENCE
+
+
+def scores_of(run: Run, checkpoint: str) -> dict[str, dict[str, Any]]:
+    """Return mean and SD of every score by evaluation folder and region, as far as this checkpoint was evaluated."""
+    found = {}
+    for path in sorted(run.path.glob("evaluation*/summary.json")):
+        summary = run.read_json(str(path.relative_to(run.path)))
+        if summary.get("checkpoint") == checkpoint:
+            regions = summary.get("regions") or {"liver": summary}
+            found[path.parent.name] = {"cases": summary["cases"]} | {
+                region: {score: v for score, v in scores.items() if isinstance(v, dict) and "mean" in v}
+                for region, scores in regions.items()
+            }
+    return found
+
+
+def model_card(facts: dict[str, Any], experiment: Experiment) -> str:
+    """Return the model card in Markdown, from what metadata.json holds."""
+    data, check = facts.get("data", {}), facts["check"]
+    lines = [
+        f"# {facts.get('model', experiment.name)}",
+        "",
+        f"Segmentation of {' and '.join(list(facts.get('labels', {}).values())[1:])} in CT by `{experiment.name}`: "
+        f"Unet, {experiment.backbone}, trained with tf_liver on {data.get('training_cases', '?')} cases of "
+        f"{data.get('name', '?')}, {data.get('held_out_cases', '?')} held out.",
+        "",
+        *("## Intended use", "", INTENDED_USE, "", *(f"- {limit}" for limit in LIMITS), ""),
+        *("## Input", "", *(f"- {name.replace('_', ' ')}: {text}" for name, text in INPUT.items()), ""),
+        *("## Signatures", "", *(f"- `{name}`: {text}" for name, text in SIGNATURES.items()), ""),
+        "Label values: " + ", ".join(f"{value} {name}" for value, name in facts.get("labels", {}).items()) + ".",
+        "",
+        *("## Scores of its own evaluations", "", *score_lines(facts.get("scores", {})), ""),
+        *("## Speed and precision", "", *speed_lines(facts), ""),
+        *("## Training", "", *(f"- {name}: {value}" for name, value in dataclasses.asdict(experiment).items()), ""),
+        f"Data: {data.get('name', '?')}, licence: {data.get('licence', NO_LICENCE)}. SHA-256 of the split: "
+        f"{data.get('split_sha256', '?')}; of the weights: {facts.get('weights_sha256', '?')}.",
+        "",
+        f"Checked through TensorFlow's C++ loader on {facts.get('checked_on', 'a phantom')}: probabilities at most "
+        f"{check['max_probability_difference']:.2g} from the project's own inference, Dice {check['least_dice']:.5f}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def score_lines(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the evaluations as a Markdown table, or the sentence that there are none."""
+    rows = [
+        f"| {folder} | {regions['cases']} | {region} | {score} | {value['mean']:.4f} | "
+        + (f"{value['sd']:.4f} |" if value.get("sd") is not None else "|")
+        for folder, regions in scores.items()
+        for region, table in regions.items()
+        if isinstance(table, dict)
+        for score, value in table.items()
+        if value["mean"] is not None
+    ]
+    if not rows:
+        return ["This checkpoint has not been evaluated."]
+    return ["| evaluation | cases | region | score | mean | SD |", "|---|---|---|---|---|---|", *rows]
+
+
+def speed_lines(facts: dict[str, Any]) -> list[str]:
+    """Return what was measured on the exporting machine."""
+    lines = [
+        f"Precision {facts.get('precision', '?')}{', XLA' if facts.get('xla') else ''}; `volume` answered "
+        f"{facts['check']['volume_slices_per_s']} slices/s on the machine that exported it."
+    ]
+    if beside := facts.get("beside_float32"):
+        lines.append(
+            f"Beside float32 without XLA on that machine: {beside['speed']:.2f} times as fast; "
+            f"Dice {beside['dice']:.5f} between the masks, "
+            f"probabilities at most {beside['max_probability_difference']:.2g} apart."
+        )
+    return lines

@@ -1,0 +1,65 @@
+"""Faster ways to run the same network, and what they cost: precision and XLA, measured beside float32."""
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_liver.data.slices import THRESHOLD
+from tf_liver.model.folding import folded
+from tf_liver.model.precision import choose_policy
+from tf_liver.model.predictor import SlicePredictor
+from tf_liver.serving.check import dice_of
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+ROUNDS = 3
+
+
+def export_precision(wanted: str, trained: str) -> str:
+    """Return the type that an exported model computes in; auto: the one that `predict` uses on this machine."""
+    if wanted != "auto":
+        return wanted
+    return choose_policy("float32" if trained == "float32" else "auto").removeprefix("mixed_")
+
+
+class LeanNetwork(tf.Module):
+    """A trained network for inference alone: batch normalisation folded in, weights in the type it computes in.
+
+    network: in float32. compute_type: "float32", "bfloat16" or "float16". xla: compile it, once for each shape.
+    """
+
+    def __init__(self, network: tf.keras.Model, compute_type: str, xla: bool = False) -> None:
+        super().__init__()
+        self._lean = lean = folded(network, compute_type)
+        self._call = tf.function(lambda images: lean(images, training=False), jit_compile=xla)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The weights."""
+        return self._lean.variables
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return logits float32 in inference, whatever the type inside."""
+        return tf.cast(self._call(tf.cast(images, self._lean.compute_dtype)), tf.float32)
+
+
+def beside(predictor: SlicePredictor, reference: SlicePredictor, slices: np.ndarray) -> dict[str, Any]:
+    """Return how much faster one predictor is than another, and how far apart their answers are.
+
+    slices: (B, H, W) float32 HU. The rounds are interleaved and the medians compared; the first calls do not count.
+    Returns {"speed", "dice", "max_probability_difference"}.
+    """
+    answers = [np.asarray(each(slices)) for each in (predictor, reference)]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for each, taken in zip((predictor, reference), seconds, strict=True):
+            start = time.perf_counter()
+            np.asarray(each(slices))
+            taken.append(time.perf_counter() - start)
+    return {
+        "speed": round(statistics.median(seconds[1]) / statistics.median(seconds[0]), 3),
+        "dice": dice_of(*(answer >= THRESHOLD for answer in answers)),
+        "max_probability_difference": float(np.abs(answers[0] - answers[1]).max()),
+    }

@@ -1,0 +1,61 @@
+"""What travels between clients and the served model; no TensorFlow here, so that both ends can import it."""
+
+import importlib.util
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+MODEL_NAME = "tf_liver"
+# What a 16-bit PNG holds is HU + 1024: air is 1024 below water, and PNG knows no negative numbers.
+PNG_OFFSET_HU = 1024
+# The signatures, as model cards and tests name them.
+SIGNATURES = {
+    "serving_default": "image: float32 HU (B, H, W) → probability: float32 (B, H, W), label: uint8 (B, H, W)",
+    "serve_int16": "image: int16 HU (B, H, W) → probability: float32 (B, H, W), label: uint8 (B, H, W)",
+    "serve_encoded": "image_bytes: 16-bit grey PNGs (B,) of HU + 1024 → label_bytes: 8-bit grey PNGs (B,)",
+    "volume": "volume: int16 HU (Z, H, W), a scan or some of its slices → label: uint8 (Z, H, W)",
+    "describe": "question: any string (B,) → metadata: string (B,), what metadata.json says, for clients",
+}
+
+
+def require_serving_api() -> None:
+    """Say what to install where TF Serving's messages are missing."""
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        raise ValueError("tensorflow-serving-api is not installed; pip install 'tf_liver[serving]' brings it")
+
+
+def encode_slices(slices: np.ndarray) -> list[bytes]:
+    """Return 16-bit PNGs of HU + 1024, one a slice; HU below −1024, which scanners use as padding, become −1024.
+
+    slices: (B, H, W) int16 HU.
+    """
+    values = np.maximum(slices.astype(np.int32) + PNG_OFFSET_HU, 0).astype(np.uint16)
+    return [cv2.imencode(".png", value)[1].tobytes() for value in values]
+
+
+def decode_labels(pngs: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
+    """Return label maps (B, H, W) uint8 of 8-bit PNGs.
+
+    Raises:
+        ValueError: not PNGs of the height and width that were asked for.
+    """
+    images = []
+    for png in pngs:
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
+        if image is None or image.shape != shape or image.dtype != np.uint8:
+            received = "no picture" if image is None else f"{image.shape} {image.dtype}"
+            raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: {received}")
+        images.append(image)
+    return np.stack(images)
+
+
+def example_inputs(slices: np.ndarray) -> dict[str, dict[str, np.ndarray | list[bytes]]]:
+    """Return inputs of every signature for the same slices, (B, H, W) int16 HU."""
+    return {
+        "serving_default": {"image": slices.astype(np.float32)},
+        "serve_int16": {"image": slices},
+        "serve_encoded": {"image_bytes": encode_slices(slices)},
+        "volume": {"volume": slices},
+        "describe": {"question": [b"?"]},
+    }
