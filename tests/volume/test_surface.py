@@ -169,9 +169,11 @@ def test_the_scan_s_edge_is_a_border():
 
 
 def test_a_tolerance_that_is_met_but_for_rounding_is_met():
-    """Ten steps of 0.7 mm are 7.000000000000001 mm or 6.999999999999999."""
-    reference, prediction = np.zeros((2, 1, 1, 14), bool)
-    reference[..., :2], prediction[..., :12] = True, True
-    for mm in (0.1, 0.2, 0.3, 0.7, 0.9):
-        elements = element_distances(reference, prediction, np.diag([1, 1, mm]))
-        assert nsd(elements, round(10 * mm, 1)) == 1
+    """Ten steps of 0.1 mm, from 0.2 to 1.2 mm, are 1.0000000000000002 mm."""
+    short, long = np.zeros((2, 1, 1, 14), bool)
+    short[..., :2], long[..., :12] = True, True
+    step_mm = np.diag([1, 1, 0.1])
+    assert hausdorff(element_distances(short, long, step_mm)) > 1
+    assert nsd(element_distances(short, long, step_mm), 1) == 1
+    assert nsd(element_distances(long, short, step_mm), 1) == 1
+    assert nsd(element_distances(long, short, step_mm), 0.999) < 1
