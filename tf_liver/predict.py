@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads List
+from typing import Any, List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads List
 
 from tf_liver.command import (
     DONE,
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Walk from scans to label maps."""
     options = parse(PredictOptions, argv, "predict", __doc__)
     runs = [Run.open(path) for path in options.run] if options.run else [Run.latest(options.runs)]
-    weights = [run.require_checkpoint("best") for run in runs]
+    for run in runs:
+        run.require_checkpoint("best")
     experiments = [run.experiment for run in runs]
     check_agreement(runs, experiments, options.tta)
     scans = find_scans(options.scans)
@@ -54,19 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_writable(options.output)
 
     quiet_tensorflow()
-    from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
     from tf_liver.volume.inference import segment_files
 
-    loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
-    predictors = [Mirrored(predictor) if options.tta else predictor for predictor, _ in loaded]
-    predictor = Averaged(predictors) if len(runs) > 1 else predictors[0]
-    names, kinds = ", ".join(str(run.path) for run in runs), "/".join(sorted({kind for _, kind in loaded}))
-    print(f"predicting {len(scans)} scans with {names}; {kinds}{', with mirror images' * options.tta}", flush=True)
+    start, done, slices, first = time.perf_counter(), 0, 0, experiments[0]
 
-    start, done, slices = time.perf_counter(), 0, 0
-    first = experiments[0]
+    def load() -> Any:
+        nonlocal start
+        predictor = load_together(runs, experiments, options.tta)
+        start = time.perf_counter()
+        return predictor
+
     for one in segment_files(
-        predictor, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
+        load, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
     ):
         if one.statistics is None:
             assert one.error is not None
@@ -75,13 +75,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {one_line(one.error)}", file=sys.stderr)
             continue
         done, slices = done + 1, slices + one.slices
-        print(f"{one.output}: {in_words(one.statistics)}")
+        print(f"{one.output}: {in_words(one.statistics)}", flush=True)
         for warning in one.statistics["warnings"]:
             print(f"warning: {one.scan}: {warning}", file=sys.stderr)
     seconds = time.perf_counter() - start
     speed = f"{done / seconds:.2f} scans/s, {slices / seconds:.0f} slices/s"
     print(f"{done} of {len(scans)} scans done in {seconds:.1f} s: {speed}")
     return DONE if done == len(scans) else FAILED if done else REFUSED
+
+
+def load_together(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> Any:
+    """Return the runs as one predictor, and say on the screen what it is."""
+    from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
+
+    weights = [run.require_checkpoint("best") for run in runs]
+    loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
+    predictors = [Mirrored(predictor) if mirrored else predictor for predictor, _ in loaded]
+    names, kinds = ", ".join(str(run.path) for run in runs), "/".join(sorted({kind for _, kind in loaded}))
+    print(f"predicting with {names}; {kinds}{', mirror images too' * mirrored}", flush=True)
+    return Averaged(predictors) if len(predictors) > 1 else predictors[0]
 
 
 def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> None:
@@ -98,7 +110,7 @@ def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirr
             )
 
 
-def in_words(statistics: dict) -> str:
+def in_words(statistics: dict[str, Any]) -> str:
     """Return what the screen says of one scan."""
     text = f"liver {statistics['liver_ml']:.1f} ml"
     if statistics["tumour_count"] is not None:
