@@ -148,10 +148,14 @@ def segment(run: Run, checkpoint: str, cases: Sequence[Case], folder: Path) -> d
     from tf_liver.volume.inference import segment_files
 
     experiment = run.experiment
-    predictor, kind = load_predictor(experiment, str(run.require_checkpoint(checkpoint)))
-    print(f"segmenting in {kind}", flush=True)
+
+    def load() -> Any:
+        predictor, kind = load_predictor(experiment, str(run.require_checkpoint(checkpoint)))
+        print(f"segmenting in {kind}", flush=True)
+        return predictor
+
     outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
-    found = segment_files(predictor, [case.image for case in cases], outputs, experiment.postprocessing)
+    found = segment_files(load, [case.image for case in cases], outputs, experiment.postprocessing)
     wrong = {}
     for case, one in zip(cases, found, strict=True):
         if one.error:
