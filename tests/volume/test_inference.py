@@ -1,9 +1,18 @@
+import time
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from conftest import write_nifti
 
 from tf_liver.data.cases import Case
-from tf_liver.volume.inference import evaluate_case, segment_volume
+from tf_liver.volume.inference import (
+    BATCH_SLICES,
+    THREADS,
+    evaluate_case,
+    probability_batches,
+    segment_volume,
+)
 from tf_liver.volume.overlay import GREEN, MAGENTA, WHITE, contour, overlay
 from tf_liver.volume.scores import dice
 
@@ -24,6 +33,33 @@ def test_every_slice_is_segmented_once_and_in_order(depth):
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN in slices 0 to 2"):
         segment_volume(lambda images: np.full(images.shape, np.nan), np.zeros((3, 4, 4)))
+    late = np.zeros((40, 4, 4))
+    late[35, 1, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN in slices 32 to 39"):
+        segment_volume(lambda images: images, late)
+
+
+def test_probabilities_come_in_order_and_few_at_a_time():
+    """The first batches are the slowest, so that later ones are done before them."""
+    begun = []
+
+    def slow_at_first(images):
+        begun.append(int(images[0, 0, 0]))
+        time.sleep(0.05 if len(begun) < 3 else 0)
+        return images / 1000
+
+    slices = np.broadcast_to(np.arange(160, dtype=np.int16)[:, None, None], (160, 2, 2))
+    batches = probability_batches(slow_at_first, slices)
+    for number, (first, probability) in enumerate(batches):
+        assert first == number * BATCH_SLICES
+        np.testing.assert_allclose(probability, slices[first : first + len(probability)] / 1000, rtol=1e-6)
+        assert len(begun) <= number + 1 + THREADS + 1
+    assert sorted(begun) == list(range(0, 160, BATCH_SLICES))
+
+
+def test_an_error_of_the_predictor_comes_through():
+    with pytest.raises(RuntimeError, match="out of memory"):
+        segment_volume(Mock(side_effect=RuntimeError("out of memory")), np.zeros((40, 4, 4)))
 
 
 def test_a_case_is_scored_on_all_slices(tmp_path):

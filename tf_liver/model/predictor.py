@@ -77,7 +77,7 @@ class ScanPredictor:
 
         @tf.function(input_signature=[tf.TensorSpec((self._batch, size, size, 1), tf.float32)])
         def forward(images: tf.Tensor) -> tf.Tensor:
-            logits = network(tf.cast(images, network.compute_dtype), training=False)
+            logits = network(images, training=False)  # layers cast to their own type
             return tf.sigmoid(tf.cast(logits, tf.float32))
 
         self._forward = forward

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tf_liver.data.cases import case_id_of
-from tf_liver.data.nifti import Volume
+from tf_liver.data.cases import Case, case_id_of
+from tf_liver.data.nifti import Volume, check_same_grid, read_label, read_volume
 from tf_liver.data.scans import read_scan
-from tf_liver.data.slices import THRESHOLD
+from tf_liver.data.slices import THRESHOLD, foreground
 from tf_liver.data.write import as_stored_probability, write_label_map, write_probability_map
 from tf_liver.files import write_atomic
 from tf_liver.progress import track
+from tf_liver.volume.overlay import grey_of, overlay
 from tf_liver.volume.postprocess import postprocess
+from tf_liver.volume.scores import Counts, count
 from tf_liver.volume.statistics import statistics
 
 # HU slices (B, H, W) → probability (B, H, W) float32, as ScanPredictor; called from several threads.
@@ -169,3 +171,17 @@ def statistics_path(label_map: Path) -> Path:
 def probability_path(label_map: Path) -> Path:
     """Return where the probabilities beside a label map lie: case.nii.gz → case-probability.nii.gz."""
     return label_map.with_name(f"{case_id_of(label_map)}-probability.nii.gz")
+
+
+def evaluate_case(case: Case, predictor: Predictor) -> tuple[Counts, float, np.ndarray]:
+    """Segment one case and compare it with its reference.
+
+    Returns the counts, the volume of a voxel in ml, and a picture of the slice with the largest reference.
+    """
+    image, label = read_volume(case.image), read_label(case.label)
+    check_same_grid(image, label, case.label)
+    reference = foreground(label.slices)
+    prediction = segment_volume(predictor, image.slices) > 0
+    shown = int(reference.sum(axis=(1, 2)).argmax())
+    picture = overlay(grey_of(image.slices[shown]), reference[shown], prediction[shown])
+    return count(reference, prediction), image.voxel_ml, picture
