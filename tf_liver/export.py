@@ -41,12 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_serving_api()
 
     quiet_tensorflow()
-    from tf_liver.model.predictor import SlicePredictor
+    from tf_liver.model.folding import folded
+    from tf_liver.model.predictor import ScanPredictor, SlicePredictor
     from tf_liver.model.unet import load_network
     from tf_liver.serving.bundle import write_bundle
     from tf_liver.serving.card import facts_of
     from tf_liver.serving.check import slices_to_check
-    from tf_liver.serving.variants import LeanNetwork, beside, export_precision
+    from tf_liver.serving.variants import LeanNetwork, apart, beside, export_precision
 
     experiment = run.experiment
     precision = export_precision(options.precision, experiment.precision)
@@ -56,9 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     slices, where = slices_to_check(run)
     facts = facts_of(run, "best", precision, options.xla) | {"checked_on": where}
+    images = slices.astype("float32")
+    facts["beside_predict"] = apart(predictor, ScanPredictor(folded(network, precision), experiment), images)
     if options.xla or precision != "float32":
         reference = SlicePredictor(LeanNetwork(network, "float32"), experiment)
-        facts["beside_float32"] = found = beside(predictor, reference, slices.astype("float32"))
+        facts["beside_float32"] = found = beside(predictor, reference, images)
         print(f"beside float32: {found['speed']:.2f} times as fast, Dice {found['dice']:.5f} between the masks")
 
     folder = write_bundle(predictor, experiment, options.output, slices, options.version, facts)

@@ -1,9 +1,11 @@
 """The client against a real server process on loopback: the stand-in, and TF Serving where there is one."""
 
+import json
 import os
 import shutil
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -83,6 +85,34 @@ def test_unavailable_for_good(server, slices, protocol):
     server.faults(unavailable=100)
     with pytest.raises(ServerError, match=r"not available, 6 times: .*the server is restarting"):
         RemoteModel(Address(server.url(protocol))).segment(slices)
+
+
+@pytest.mark.parametrize(("protocol", "code"), [("rest", "400"), ("grpc", "INVALID_ARGUMENT")])
+def test_row_74_the_server_lives(any_server, slices, local, protocol, code):
+    model = RemoteModel(Address(any_server.url(protocol)))
+    with pytest.raises(ServerError, match=f"{code}: .*height and width must be 2048 or less"):
+        model.segment(np.zeros((1, 1, 2049), np.int16))
+    if protocol == "grpc":
+        with pytest.raises(ServerError, match=f"{code}: .*HU must be numbers, not NaN"):
+            model.segment(np.full((1, 4, 4), np.nan, np.float32))
+    np.testing.assert_array_equal(model.segment(slices), local)
+
+
+def test_plain_json(any_server, slices, predictor, local):
+    """What somebody without this client sends: nested lists, by rows and by columns."""
+    for question, key in (
+        ({"instances": slices[:2].tolist()}, "predictions"),
+        ({"inputs": slices[:2].tolist()}, "outputs"),
+    ):
+        request = json.dumps(question).encode()
+        with urllib.request.urlopen(
+            f"{any_server.url('rest')}/v1/models/tf_liver:predict", request, timeout=60
+        ) as answer:
+            found = json.load(answer)[key]
+        names = ("label", "probability")
+        label, probability = ([row[n] for row in found] if key == "predictions" else found[n] for n in names)
+        np.testing.assert_array_equal(label, local[:2])
+        np.testing.assert_allclose(probability, predictor(slices[:2].astype(np.float32)), atol=1e-5)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:9", "grpc://localhost:9"])

@@ -166,4 +166,9 @@ def speed_lines(facts: dict[str, Any]) -> list[str]:
             f"Dice {beside['dice']:.5f} between the masks, "
             f"probabilities at most {beside['max_probability_difference']:.2g} apart."
         )
+    if own := facts.get("beside_predict"):
+        lines.append(
+            f"`predict` resizes with OpenCV, the served model with TensorFlow: Dice {own['dice']:.5f} between their masks, "
+            f"probabilities at most {own['max_probability_difference']:.2g} apart."
+        )
     return lines

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tf_liver.data.slices import THRESHOLD
 from tf_liver.model.folding import folded
 from tf_liver.model.precision import choose_policy
-from tf_liver.model.predictor import SlicePredictor
 from tf_liver.serving.check import dice_of
+from tf_liver.volume.inference import Predictor
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 ROUNDS = 3
@@ -45,21 +45,26 @@ class LeanNetwork(tf.Module):
         return tf.cast(self._call(tf.cast(images, self._lean.compute_dtype)), tf.float32)
 
 
-def beside(predictor: SlicePredictor, reference: SlicePredictor, slices: np.ndarray) -> dict[str, Any]:
+def beside(predictor: Predictor, reference: Predictor, slices: np.ndarray) -> dict[str, Any]:
     """Return how much faster one predictor is than another, and how far apart their answers are.
 
     slices: (B, H, W) float32 HU. The rounds are interleaved and the medians compared; the first calls do not count.
     Returns {"speed", "dice", "max_probability_difference"}.
     """
-    answers = [np.asarray(each(slices)) for each in (predictor, reference)]
+    found = apart(predictor, reference, slices)
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for each, taken in zip((predictor, reference), seconds, strict=True):
             start = time.perf_counter()
             np.asarray(each(slices))
             taken.append(time.perf_counter() - start)
+    return {"speed": round(statistics.median(seconds[1]) / statistics.median(seconds[0]), 3), **found}
+
+
+def apart(predictor: Predictor, reference: Predictor, slices: np.ndarray) -> dict[str, float]:
+    """Return {"dice", "max_probability_difference"} between two predictors' answers for (B, H, W) float32 HU."""
+    first, second = (np.asarray(each(slices)) for each in (predictor, reference))
     return {
-        "speed": round(statistics.median(seconds[1]) / statistics.median(seconds[0]), 3),
-        "dice": dice_of(*(answer >= THRESHOLD for answer in answers)),
-        "max_probability_difference": float(np.abs(answers[0] - answers[1]).max()),
+        "dice": dice_of(first >= THRESHOLD, second >= THRESHOLD),
+        "max_probability_difference": float(np.abs(first - second).max()),
     }
