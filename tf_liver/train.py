@@ -67,6 +67,9 @@ class TrainOptions:
     prepared: Optional[Path] = option(
         None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
     )
+    xla: bool = option(
+        False, "compile the steps with XLA; half as fast on CPUs (benchmarks/README.md), one device only"
+    )
     deterministic: bool = option(False, "the same bits again on the same machine, on a GPU too, where it costs speed")
     mlflow: Optional[str] = option(
         None, "folder or address of an MLflow store to write to as well; needs the extra mlflow"
@@ -95,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.training import Training
 
     cluster = choose_cluster(options.strategy)
+    if options.xla and cluster.replicas > 1:
+        raise ValueError(f"--xla: needs one device; --strategy none takes one. Received: {cluster.replicas}")
     device, policy = device_line(), choose_policy(plan.precision)
     print(f"training {plan.experiment.name} on {device}; precision {policy}", flush=True)
     experiment, seed = replace(plan.experiment, precision=policy), plan.facts["seed"]
@@ -118,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             run = old or Run(options.run or Path())
         print(f"run folder {run.path}: {source.summary}", flush=True)
-        training = Training(run, plan.identity(policy), experiment, network, cluster, source)
+        training = Training(run, plan.identity(policy), experiment, network, cluster, source, options.xla)
         training.recall()
         if cluster.is_chief:
             run.write_experiment(plan.experiment)  # with more epochs, perhaps

@@ -34,9 +34,10 @@ class Training:
         network: tf.keras.Model,
         cluster: Cluster,
         source: Source,
+        xla: bool = False,
     ) -> None:
         self.run, self.experiment, self.cluster, self.source = run, experiment, cluster, source
-        self.steps = Steps(network, cluster.strategy)
+        self.steps = Steps(network, cluster.strategy, xla)
         self.state = State(identity, names=[variable.name for variable in self.steps.variables()])
         self.ended = ""  # how: done, stalled, out of time, interrupted
         self._folder = run.path / "checkpoints"

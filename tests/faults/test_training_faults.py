@@ -134,7 +134,9 @@ def test_row_55_a_state_of_another_network_is_refused_by_name(phantoms, copied, 
     assert "experiment.backbone is 'resnet18' there. Received: 'resnet34'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("saving", "step", "name"), [([], 1, "loss"), (ALWAYS, 0, "logits/bias:0")])
+@pytest.mark.parametrize(
+    ("saving", "step", "name"), [pytest.param([], 1, "loss", marks=pytest.mark.slow), (ALWAYS, 0, "logits/bias:0")]
+)
 def test_row_57_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypatch, saving, step, name):
     """Poison in the weights after an epoch that was good: seen in the loss, or before they would be saved."""
 
@@ -150,6 +152,7 @@ def test_row_57_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypa
     assert evaluate.main([str(tmp_path / "run")]) == 0
 
 
+@pytest.mark.slow
 def test_row_59_a_reader_that_fails_in_mid_epoch_names_the_file(phantoms, tmp_path):
     """One byte of a prepared slice flips while training goes on: exit code 2, one line, no hang; then it is mended."""
     run, prepared = tmp_path / "run", tmp_path / "prepared"

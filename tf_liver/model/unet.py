@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
+from tf_liver.model.batch_norm import BatchNormalization
 from tf_liver.model.losses import LOSSES
 from tf_liver.model.optimizer import FusedAdam
 from tf_liver.model.precision import choose_policy
@@ -53,8 +54,8 @@ def _ours(layer: tf.keras.layers.Layer, experiment: Experiment) -> tf.keras.laye
         return Repeat2D(name=layer.name)
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         config["momentum"] = experiment.batch_norm_momentum
-        # With several devices: statistics of the global batch, as one device has them.
-        config["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return BatchNormalization.from_config(config)
     return type(layer).from_config(config)
 
 
