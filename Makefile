@@ -6,6 +6,7 @@ RUN    := $(VENV)/bin/python -m
 EXP  ?= baseline
 DATA ?= data/Task03_Liver
 FOLD ?= 0
+BENCH ?= pipeline
 ARGS ?=
 
 # Tests on real scans run where they are found, and say why they are skipped elsewhere.
@@ -60,10 +61,11 @@ test: $(VENV)/.filled  ## the fast test suite
 test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 	$(RUN) pytest -q -m slow $(ARGS)
 
-bench: $(VENV)/.filled  ## the benchmarks; beside peers where make bench-peers was run
-	$(VENV)/bin/python benchmarks/bench_pipeline.py $(ARGS)
+bench: $(VENV)/.filled  ## BENCH=pipeline or predict; beside peers where make bench-peers was run
+	$(VENV)/bin/python benchmarks/bench_$(BENCH).py $(ARGS)
 
-bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI and PyTorch, for the benchmarks only
+
+bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI, OpenVINO, ONNX Runtime, for the benchmarks
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 
