@@ -7,13 +7,14 @@ EXP  ?= baseline
 EXPORT ?= export
 DATA ?= data/Task03_Liver
 FOLD ?= 0
+BENCH ?= pipeline
 ARGS ?=
 
 # Tests on real scans run where they are found, and say why they are skipped elsewhere.
 export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo phantoms data verify prepare train evaluate report predict export serve test test-slow bench bench-scores bench-peers lint format clean
+.PHONY: help demo phantoms data verify prepare train evaluate report predict export serve test test-slow bench bench-peers lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,13 +68,10 @@ test: $(VENV)/.filled  ## the fast test suite
 test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 	$(RUN) pytest -q -m slow $(ARGS)
 
-bench: $(VENV)/.filled  ## the benchmarks; beside peers where make bench-peers was run
-	$(VENV)/bin/python benchmarks/bench_pipeline.py $(ARGS)
+bench: $(VENV)/.filled  ## BENCH=pipeline, predict, scores, serving or train; beside peers where make bench-peers was run
+	$(VENV)/bin/python benchmarks/bench_$(BENCH).py $(ARGS)
 
-bench-scores: $(VENV)/.filled  ## seconds to score one large case; beside peers where make bench-peers was run
-	$(VENV)/bin/python benchmarks/bench_scores.py $(ARGS)
-
-bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI and PyTorch, for the benchmarks only
+bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI, PyTorch, OpenVINO, ONNX Runtime, for the benchmarks only
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 

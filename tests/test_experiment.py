@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 
 import pytest
@@ -95,3 +96,10 @@ def test_an_unrelated_folder_of_experiments_hides_none_of_ours(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert (load("baseline").name, load("mine").name) == ("baseline", "mine")
     assert {"baseline", "mine"} <= set(experiment.names())
+
+
+def test_runs_from_before_a_field_was_there_are_read():
+    table = json.loads(load("baseline").to_json())
+    for name in experiment.ADDED:
+        del table[name]
+    assert from_json(json.dumps(table), "old").postprocessing == "none"

@@ -63,7 +63,7 @@ OBLIQUE = (0.96, 0.28, 0, 0, 0, -1)  # row to the left and back, columns to the 
 @pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1), OBLIQUE])
 @pytest.mark.parametrize("way", [1, -1])
 def test_every_pixel_lies_where_the_standard_says(tmp_path, direction, way):
-    """PS3.3 C.7.6.2.1.1: position = ImagePositionPatient + row direction · Δcolumn · j + column direction · Δrow · i."""
+    """PS3.3 C.7.6.2.1.1: position = origin + row direction · Δcolumn · j + column direction · Δrow · i."""
     row, column = np.array(direction[:3], float), np.array(direction[3:], float)
     origin, step = np.array([-100, -80, 50.0]), way * 2.5 * np.cross(row, column)
     stored = series(tmp_path / "ct", step, origin, direction)
@@ -166,7 +166,7 @@ def test_what_is_no_image_is_passed_over_with_a_warning(tmp_path):
 def test_a_folder_without_scans_is_refused(tmp_path, name):
     if name:
         (tmp_path / name).write_text("x")
-    with pytest.raises(DataError, match="empty|must hold NIfTI files or the DICOM files of a CT series"):
+    with pytest.raises(DataError, match=r"empty|must hold NIfTI files or the DICOM files of a CT series"):
         read_scan(tmp_path)
 
 

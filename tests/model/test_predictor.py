@@ -15,7 +15,7 @@ layers = tf.keras.layers
 
 
 def unsettled(network):
-    """Give every weight, and what batch normalisation remembers, a value of its own: fresh ones would hide a mistake."""
+    """Give all that batch normalisation holds a value of its own: fresh ones would hide a mistake."""
     rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):

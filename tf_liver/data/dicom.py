@@ -1,7 +1,7 @@
 """A folder with one DICOM CT series as a volume: pydicom reads the files, the geometry is checked and built here.
 
-Positions and directions are those of PS3.3 C.7.6.2 (Image Plane Module), in mm, +x to the patient's left, +y to the back,
-+z to the head; NIfTI turns x and y round. The extra `dicom` brings pydicom, and GDCM for compressed pixels.
+Positions and directions are those of PS3.3 C.7.6.2 (Image Plane Module), in mm, +x to the patient's left, +y to the
+back, +z to the head; NIfTI turns x and y round. The extra `dicom` brings pydicom, and GDCM for compressed pixels.
 """
 
 import warnings
@@ -34,8 +34,8 @@ def read_series(folder: Path) -> Volume:
     A tilted gantry makes a sheared grid: it is kept exactly, in the sform, with a warning.
 
     Raises:
-        DataError: no series or several, not CT, slices that differ in size or direction, two in one place, a missing one,
-            a file that cannot be read; the message names it.
+        DataError: no series or several, not CT, slices that differ in size or direction, two in one place, a missing
+            one, a file that cannot be read; the message names it.
     """
     slices = _read_headers(folder)
     _check_one_series(folder, slices)

@@ -9,7 +9,7 @@ layers = tf.keras.layers
 def folded(network: tf.keras.Model, compute_type: str) -> tf.keras.Model:
     """Return a copy of a trained network that does the same with less work.
 
-    A batch normalisation right behind a convolution scales and shifts its output, so it becomes part of kernel and bias:
+    A batch normalisation right behind a convolution scales and shifts its output, so kernel and bias can do it:
     w' = w·γ/√(σ²+ε), b' = (b−μ)·γ/√(σ²+ε) + β. Others stay. Weights are stored in the type that is computed in, so
     none is converted for each batch. The image stays float32 until its first convolution and activation are done:
     bfloat16's eight bits would round a window of 350 HU to 1.4 HU (which costs 5 % of the time, and brings the masks

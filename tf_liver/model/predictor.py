@@ -114,10 +114,7 @@ class ScanPredictor:
         clipped = clip_hu(images_hu.astype(np.float32, copy=False), self._experiment)
         peaks = clipped.max(axis=(1, 2)).reshape(number, 1, 1, 1)
         size = self._experiment.image_size
-        if size:
-            shape = (size, size)
-        else:
-            shape = (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
+        shape = (size, size) if size else (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
         inputs = np.zeros((self._batch, *shape, 1), np.float32)
         for n, one in enumerate(clipped):
             if size:
@@ -155,10 +152,10 @@ class Averaged:
 
 def mean(probabilities: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean of several (B, H, W) probabilities, holding two of them at a time."""
-    total, number = np.float32(0), 0
-    for number, one in enumerate(probabilities, start=1):  # noqa: B007  it is the count in the end
-        total = total + one
-    return np.asarray(total / np.float32(number))
+    total, number = np.zeros((), np.float32), 0
+    for one in probabilities:
+        total, number = total + one, number + 1
+    return total / np.float32(number)
 
 
 def load_predictor(experiment: Experiment, weights: str) -> tuple[ScanPredictor, str]:
