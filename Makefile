@@ -13,7 +13,7 @@ ARGS ?=
 export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo phantoms data verify prepare train evaluate predict export serve test test-slow bench bench-peers lint format clean
+.PHONY: help demo phantoms data verify prepare train evaluate report predict export serve test test-slow bench bench-scores bench-peers lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ train: $(VENV)/.filled  ## train EXP=baseline on DATA=data/Task03_Liver, FOLD=0;
 evaluate: $(VENV)/.filled  ## score the latest run, or ARGS=runs/…, on its held-out cases
 	$(RUN) tf_liver.evaluate $(ARGS)
 
+report: $(VENV)/.filled  ## write the latest run's report.html again; ARGS=--serve opens its scans in a viewer
+	$(RUN) tf_liver.report $(ARGS)
+
 predict: $(VENV)/.filled  ## segment scans with the latest run: ARGS="scan.nii.gz -o predictions"
 	$(RUN) tf_liver.predict $(ARGS)
 
@@ -66,6 +69,9 @@ test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 
 bench: $(VENV)/.filled  ## the benchmarks; beside peers where make bench-peers was run
 	$(VENV)/bin/python benchmarks/bench_pipeline.py $(ARGS)
+
+bench-scores: $(VENV)/.filled  ## seconds to score one large case; beside peers where make bench-peers was run
+	$(VENV)/bin/python benchmarks/bench_scores.py $(ARGS)
 
 bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI and PyTorch, for the benchmarks only
 	$(PYTHON) -m venv .venv-peers

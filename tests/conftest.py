@@ -1,6 +1,7 @@
 """Small scans for the tests, a small trained run, and the way to real scans."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("TF_LIVER_REAL_DATA names no folder of real CT scans")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def evaluated(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation folder of the four phantoms with damaged references for predictions; not to be written to."""
+    from evaluations import write_evaluation
+
+    return write_evaluation(tmp_path_factory.mktemp("evaluated"), phantoms)
+
+
+@pytest.fixture
+def evaluation(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of it to write into or to break."""
+    return shutil.copytree(evaluated, tmp_path / "evaluation")
 
 
 def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None, slope: float = 1, inter: float = 0):

@@ -16,7 +16,7 @@ from tf_liver import evaluate, export, predict, prepare, train
 from tf_liver import phantoms as phantoms_command
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "evaluate", "predict", "export", "phantoms", "prepare", "verify", "download")
+COMMANDS = ("train", "evaluate", "predict", "export", "phantoms", "prepare", "report", "verify", "download")
 
 
 def run(capsys, module, *argv):
@@ -160,9 +160,11 @@ def test_predict_goes_on_after_a_bad_scan(capsys, tmp_path, trained, phantoms):
     argv = ["--run", str(trained), "-o", str(tmp_path / "out")]
     assert predict.main([str(tmp_path / "bad.nii"), str(good), *argv]) == 1
     said = capsys.readouterr()
-    assert said.err == f"error: {tmp_path / 'bad.nii'}: the file is empty\n"
-    assert said.out.endswith("1 of 2 scans done\n")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [good.name]
+    error, *warnings = said.err.splitlines()
+    assert error == f"error: {tmp_path / 'bad.nii'}: the file is empty"
+    assert all(line.startswith(f"warning: {good}: ") for line in warnings)
+    assert "\n1 of 2 scans done in " in said.out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["phantom_00.json", good.name]
     assert predict.main([str(tmp_path / "bad.nii"), str(tmp_path / "no.nii"), *argv]) == 2
 
 

@@ -4,10 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ import tensorflow as tf
 from conftest import TINY
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tf_liver import callbacks, evaluate, export, predict, train
+from tf_liver import evaluate, export, journal, predict, train
 from tf_liver.runs import Run
 
 
@@ -46,7 +42,9 @@ def test_a_run_folder_can_be_repeated_from_its_own_files(trained, phantoms):
     assert {"loss", "val_dice", "val_mean_iou", "val_pixel_accuracy", "slices_per_s", "input_wait"} <= set(rows[0])
     assert all(0 <= float(row["input_wait"]) < 1 for row in rows)
     assert list((trained / "tensorboard").rglob("*tfevents*"))
-    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.weights.h5", "last.weights.h5"]
+    states = ["state-0000001-000000000.npz", "state-0000002-000000000.npz"]
+    weights = ["best.weights.h5", "hashes.json", "last.weights.h5"]
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == weights + states
 
 
 def test_training_from_the_store_prepares_it_and_says_so(trained, phantoms, tmp_path, capsys):
@@ -78,11 +76,12 @@ def test_evaluation_repeats_itself_and_says_what_it_did(trained, capsys, tmp_pat
     out = capsys.readouterr().out
     assert f"evaluating {trained}, best checkpoint, on 1 cases" in out
     assert summaries[0] == summaries[1]
-    assert 0 <= summaries[0]["dice"]["mean"] <= 1
+    of_liver = summaries[0]["regions"]["liver"]
+    assert 0 <= of_liver["dice"]["mean"] <= 1
     with open(tmp_path / "a" / "metrics.csv") as file:
         (row,) = csv.DictReader(file)
     assert [row["case_id"]] == Run.open(trained).read_json("split.json")["held_out"]
-    assert float(row["dice"]) == summaries[0]["dice"]["mean"]
+    assert float(row["dice"]) == of_liver["dice"]["mean"]
     assert (tmp_path / "a" / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -97,7 +96,8 @@ def test_evaluation_equals_predict_and_the_reference(trained, phantoms, tmp_path
     prediction = np.asarray(nib.load(tmp_path / scan.name).dataobj) > 0
     reference = np.asarray(nib.load(phantoms / "labelsTr" / scan.name).dataobj) > 0
     by_hand = 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum())
-    assert json.loads((tmp_path / "e" / "summary.json").read_text())["dice"]["mean"] == pytest.approx(by_hand)
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["regions"]["liver"]["dice"]["mean"] == pytest.approx(by_hand)
 
 
 def test_other_data_leaves_out_the_training_cases(trained, phantoms, capsys, tmp_path):
@@ -138,50 +138,33 @@ def test_ctrl_c_before_the_first_step_exits_130(phantoms, tmp_path, capsys, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks, "all_callbacks", interrupted)
+    monkeypatch.setattr(journal, "TensorBoard", interrupted)
     assert train.main(["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
-def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoints(phantoms, tmp_path, capsys, monkeypatch):
-    """A learning rate beyond all reason, after one epoch that was good."""
-
-    class Poison(tf.keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                self.model.get_layer("logits").bias.assign([np.nan])
-
-    honest = callbacks.all_callbacks
-    monkeypatch.setattr(callbacks, "all_callbacks", lambda *args: [*honest(*args), Poison()])
-    argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY, "--epochs", "3"]
-    assert train.main(argv) == 1
-    assert "loss must be finite. Received: nan" in capsys.readouterr().err
-    assert len(log(newest(tmp_path))) == 1
-    assert evaluate.main([str(newest(tmp_path))]) == 0
+def test_epochs_can_be_raised_and_cosine_follows_the_new_total(trained, tmp_path, capsys):
+    """A finished run says so; with more epochs it goes on where it stood, its rate on the longer curve."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert train.main(["--resume", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "epoch " not in out.replace("at epoch", "")
+    assert train.main(["--resume", str(run), "--epochs", "4", "--max-minutes", "100"]) == 0
+    rows = log(run)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[:2] == log(trained)
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates[1] < 1e-4 < rates[2] > rates[3]
+    assert Run(run).experiment.epochs == 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("store", [True, False])
-def test_ctrl_c_keeps_the_last_weights_and_exits_130(phantoms, tmp_path, store):
-    argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY, "--epochs", "500"]
-    if store:
-        argv.remove("--no-store")
-        argv += ["--prepared", str(tmp_path / "prepared")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tf_liver.train", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.startswith("epoch   2/500"):
-            break
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "interrupted; the last weights are in" in err
-    assert "Traceback" not in err
-    run = newest(tmp_path)
-    assert not list((run / "checkpoints").glob(".*"))
-    assert evaluate.main([str(run), "--checkpoint", "last"]) == 0
+def test_a_folder_that_is_no_run_is_not_trained_into(tmp_path, capsys):
+    (tmp_path / "thesis.txt").touch()
+    assert train.main(["--run", str(tmp_path)]) == 2
+    assert "a new run needs an empty folder. Received: one with thesis.txt" in capsys.readouterr().err
+    assert train.main(["--resume", str(tmp_path)]) == 2
+    assert train.main(["--resume", str(tmp_path), "--run", str(tmp_path)]) == 2
+    assert "--resume and --run: one of them" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -143,8 +143,10 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def quiet_tensorflow() -> Any:
+def quiet_tensorflow(devices: bool = True) -> Any:
     """Import and return TensorFlow without the log lines of its start; they are shown if it fails or misses a GPU.
+
+    devices: False leaves them to be made by a strategy of several workers, which must come first.
 
     TensorFlow 2.21 writes some before TF_CPP_MIN_LOG_LEVEL is looked at, straight to file descriptor 2.
     """
@@ -152,7 +154,8 @@ def quiet_tensorflow() -> Any:
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        tf.constant(0.0) + 1.0  # makes the devices, which is when CUDA speaks
+        if devices:
+            tf.constant(0.0) + 1.0  # makes the devices, which is when CUDA speaks
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if not gpus and not hidden and _NVIDIA.exists():
         print(

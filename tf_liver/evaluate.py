@@ -1,20 +1,33 @@
-"""Score a run on its held-out cases: every slice, on the scans' own grids."""
+"""Score a run on its held-out cases, or label maps of another tool: every slice, on the scans' own grids."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads List
 
 from tf_liver import files
-from tf_liver.command import DONE, command, debug_option, option, parse, quiet_tensorflow
-from tf_liver.data.cases import find_cases, held_out_of
+from tf_liver.command import (
+    DONE,
+    FAILED,
+    REFUSED,
+    check_option,
+    command,
+    debug_option,
+    one_line,
+    option,
+    parse,
+    quiet_tensorflow,
+)
+from tf_liver.data import LIVERS
+from tf_liver.data.cases import Case, find_cases, held_out_of
 from tf_liver.runs import RUNS, Run
 
 
 @dataclass
 class EvaluateOptions:
-    """What to score."""
+    """What to score, or to compare."""
 
     run: Optional[Path] = option(None, "run folder; without it the latest one", args=["run"], nargs="?", type=Path)
     data: Optional[Path] = option(
@@ -23,52 +36,148 @@ class EvaluateOptions:
     checkpoint: str = option(
         "best", "best was chosen by the Dice of the held-out slices, last was not", choices=["best", "last"]
     )
-    output: Optional[Path] = option(
-        None, "folder of the results; without it <run>/evaluation, -last and -<name of the data> added"
+    against: Optional[Path] = option(
+        None,
+        "score the label maps in this folder instead, of all cases of --data or of a run's held-out ones: "
+        "<case_id>.nii.gz as nnU-Net writes them, or <case_id>/liver.nii.gz as TotalSegmentator does",
     )
+    compare: Optional[List[Path]] = option(  # noqa: UP006
+        None,
+        "compare two evaluations of the same cases (or the runs they are in) with a Wilcoxon test",
+        nargs=2,
+        type=Path,
+    )
+    liver: str = option(
+        "whole", "what is liver: whole = labels 1 and 2, parenchyma = label 1 alone", choices=list(LIVERS)
+    )
+    output: Optional[Path] = option(
+        None,
+        "folder of the results; without it <run>/evaluation, -last and -<name of the data> added, "
+        "or <folder of --against>/evaluation, or the first evaluation that is compared",
+    )
+    workers: int = option(min(8, os.cpu_count() or 1), "cases scored at once; the largest take 1 GB each")
     runs: Path = option(RUNS, "where to look for the latest run")
     debug: bool = debug_option()
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is to be scored: the cases, whose label maps, where the results go, and what summary.json says of it.
+
+    run: None if the label maps are there already, in `predictions`.
+    """
+
+    cases: Sequence[Case]
+    predictions: Path
+    output: Path
+    facts: dict[str, Any]
+    run: Run | None = None
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Walk from a run folder to its scores."""
+    """Walk from a run folder, or a folder of label maps, to scores."""
     options = parse(EvaluateOptions, argv, "evaluate", __doc__)
+    check_option("workers", options.workers, 1)
+    if options.compare:
+        return compare_evaluations(options)
+    task = task_of_folder(options) if options.against else task_of_run(options)
+    unsegmented = segment(task.run, options.checkpoint, task.cases, task.predictions) if task.run else {}
+
+    from tf_liver.volume.report import write_report
+    from tf_liver.volume.results import write_results
+    from tf_liver.volume.scoring import score_label_maps
+    from tf_liver.volume.summary import summarise
+
+    cases = [case for case in task.cases if case.case_id not in unsegmented]
+    keep = None if task.run else task.output / "predictions"
+    results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep)
+    for result in results:
+        if result.error:
+            print(f"error: {result.error}", file=sys.stderr)
+    summary = {**task.facts, "liver": options.liver, **summarise(results, unsegmented)}
+    if summary["cases"]:
+        print(write_results(task.output, results, summary))
+        print(f"look at {write_report(task.output, task.cases, task.run.path if task.run else None)}")
+    print(f"{summary['cases']} of {len(task.cases)} cases scored")
+    return DONE if not summary["failed"] else FAILED if summary["cases"] else REFUSED
+
+
+def task_of_run(options: EvaluateOptions) -> Task:
+    """Return the task of segmenting and scoring a run's held-out cases, or those of other data."""
     run = Run.open(options.run) if options.run else Run.latest(options.runs)
-    weights = run.require_checkpoint(options.checkpoint)
-    data = options.data or Path(run.read_json("run.json")["data"])
-    split = run.read_json("split.json")
-    cases = held_out_of(find_cases(data), split, other_data=options.data is not None)
-    experiment = run.trained_experiment
-    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", end="")
-    print(f"; precision {experiment.precision}", flush=True)
-
-    tf = quiet_tensorflow()
-    from tf_liver.model.predictor import SlicePredictor
-    from tf_liver.model.unet import load_network
-    from tf_liver.progress import track
-    from tf_liver.volume import report
-    from tf_liver.volume.inference import evaluate_case
-    from tf_liver.volume.overlay import side_by_side
-    from tf_liver.volume.scores import Counts, score_case
-
-    predictor = SlicePredictor(load_network(experiment, str(weights)), experiment)
-    rows, pictures, pooled = [], [], Counts(0, 0, 0, 0)
-    for case in track(cases, "segmenting cases", len(cases)):
-        counts, voxel_ml, picture = evaluate_case(case, predictor)
-        rows.append(score_case(case.case_id, counts, voxel_ml))
-        pictures.append(picture)
-        pooled += counts
-
-    summary = {"run": str(run.path), "checkpoint": options.checkpoint, "data": str(data)}
-    summary |= report.summarise(rows, pooled)
+    run.require_checkpoint(options.checkpoint)
+    cases, data = held_out_cases(run, options.data)
     output = options.output or run.path / results_name(options.checkpoint, options.data)
-    files.write_atomic(output / "metrics.csv", report.metrics_csv(rows))
-    files.write_atomic(output / "summary.json", report.to_json(summary))
-    files.write_atomic(output / "overlay.png", tf.io.encode_png(side_by_side(pictures[:4])).numpy())
-    print(report.table(rows))
-    print(report.summary_line(summary))
-    print(f"written to {output}: metrics.csv, summary.json, overlay.png")
+    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", flush=True)
+    facts = {"run": str(run.path), "checkpoint": options.checkpoint, "data": str(data)}
+    return Task(cases, output / "predictions", output, facts, run)
+
+
+def task_of_folder(options: EvaluateOptions) -> Task:
+    """Return the task of scoring label maps that are there, of all cases of --data or of a run's held-out ones.
+
+    Raises:
+        ValueError: no such folder, or neither --data nor a run.
+    """
+    assert options.against is not None
+    if not options.against.is_dir():
+        raise ValueError(f"--against: there is no such folder. Received: {options.against}")
+    if options.run:
+        cases, data = held_out_cases(Run.open(options.run), options.data)
+    elif options.data:
+        cases, data = find_cases(options.data), options.data
+    else:
+        raise ValueError("--against: needs --data, whose cases are scored, or a run, whose held-out cases are")
+    print(f"scoring the label maps in {options.against} on {len(cases)} cases of {data}", flush=True)
+    output = options.output or options.against / results_name("best", None)
+    return Task(cases, options.against, output, {"predictions": str(options.against), "data": str(data)})
+
+
+def held_out_cases(run: Run, other_data: Path | None) -> tuple[list[Case], Path]:
+    """Return the cases that a run may be scored on, and the data they are of."""
+    data = other_data or Path(run.read_json("run.json")["data"])
+    split = run.read_json("split.json")
+    return held_out_of(find_cases(data), split, other_data=other_data is not None), data
+
+
+def segment(run: Run, checkpoint: str, cases: Sequence[Case], folder: Path) -> dict[str, str]:
+    """Write the label map of every case into a folder; return case_id → what was wrong, for those that failed."""
+    quiet_tensorflow()
+    from tf_liver.model.predictor import load_predictor
+    from tf_liver.volume.inference import segment_files
+
+    experiment = run.experiment
+
+    def load() -> Any:
+        predictor, kind = load_predictor(experiment, str(run.require_checkpoint(checkpoint)))
+        print(f"segmenting in {kind}", flush=True)
+        return predictor
+
+    outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
+    found = segment_files(load, [case.image for case in cases], outputs, experiment.postprocessing)
+    wrong = {}
+    for case, one in zip(cases, found, strict=True):
+        if one.error:
+            wrong[case.case_id] = one_line(one.error)
+            print(f"error: {wrong[case.case_id]}", file=sys.stderr)
+    return wrong
+
+
+def compare_evaluations(options: EvaluateOptions) -> int:
+    """Print how two evaluations differ, and write compare.json."""
+    from tf_liver.volume.compare import compare, table
+    from tf_liver.volume.tables import to_json
+
+    assert options.compare is not None
+    name = results_name(options.checkpoint, options.data)
+    first, second = (path if (path / "metrics.csv").is_file() else path / name for path in options.compare)
+    comparison = compare(first, second)
+    output = (options.output or first) / "compare.json"
+    files.write_atomic(output, to_json(comparison))
+    print(f"first {first}, second {second}: {comparison['cases']} cases")
+    print(table(comparison))
+    print(f"written to {output}")
     return DONE
 
 

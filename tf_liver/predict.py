@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--server: it answers with label maps of its own model, so no --run, --tta, --probabilities")
     paths = options.run or ([] if options.server else [Run.latest(options.runs).path])
     runs = [Run.open(path) for path in paths]
-    weights = [run.require_checkpoint("best") for run in runs]
+    for run in runs:
+        run.require_checkpoint("best")
     experiments = [run.experiment for run in runs]
     check_agreement(runs, experiments, options.tta)
     scans = find_scans(options.scans)
@@ -63,20 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_tensorflow()
     from tf_liver.volume.inference import segment_files
 
-    if options.server:
-        from tf_liver.serving.client import Address, RemoteModel
-
-        predictor: Any = RemoteModel(Address(options.server, options.model, options.version, options.ca_file))
-        first, said = predictor.experiment(), options.server
-    else:
-        first, names = experiments[0], ", ".join(str(run.path) for run in runs)
-        predictor, kinds = local_predictor(experiments, weights, options.tta)
-        said = f"{names}; {kinds}{', with mirror images' * options.tta}"
-    print(f"predicting {len(scans)} scans with {said}", flush=True)
-
+    remote = server_model(options) if options.server else None
+    first = remote.experiment() if remote else experiments[0]
     start, done, slices = time.perf_counter(), 0, 0
+
+    def load() -> Any:
+        nonlocal start
+        predictor = remote or load_together(runs, experiments, options.tta)
+        start = time.perf_counter()
+        return predictor
+
     for one in segment_files(
-        predictor, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
+        load, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
     ):
         if one.statistics is None:
             assert one.error is not None
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {one_line(one.error)}", file=sys.stderr)
             continue
         done, slices = done + 1, slices + one.slices
-        print(f"{one.output}: {in_words(one.statistics)}")
+        print(f"{one.output}: {in_words(one.statistics)}", flush=True)
         for warning in one.statistics["warnings"]:
             print(f"warning: {one.scan}: {warning}", file=sys.stderr)
     seconds = time.perf_counter() - start
@@ -94,14 +93,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if done == len(scans) else FAILED if done else REFUSED
 
 
-def local_predictor(experiments: Sequence[Experiment], weights: Sequence[Path], mirrored: bool) -> tuple[Any, str]:
-    """Return the predictor of some runs on this machine, and the types that they compute in."""
+def server_model(options: PredictOptions) -> Any:
+    """Return the model behind --server, and say on the screen where it is."""
+    from tf_liver.serving.client import Address, RemoteModel
+
+    print(f"predicting with {options.server}", flush=True)
+    return RemoteModel(Address(options.server, options.model, options.version, options.ca_file))
+
+
+def load_together(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> Any:
+    """Return the runs as one predictor, and say on the screen what it is."""
     from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
 
+    weights = [run.require_checkpoint("best") for run in runs]
     loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
     predictors = [Mirrored(predictor) if mirrored else predictor for predictor, _ in loaded]
-    kinds = "/".join(sorted({kind for _, kind in loaded}))
-    return Averaged(predictors) if len(predictors) > 1 else predictors[0], kinds
+    names, kinds = ", ".join(str(run.path) for run in runs), "/".join(sorted({kind for _, kind in loaded}))
+    print(f"predicting with {names}; {kinds}{', mirror images too' * mirrored}", flush=True)
+    return Averaged(predictors) if len(predictors) > 1 else predictors[0]
 
 
 def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> None:
@@ -118,7 +127,7 @@ def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirr
             )
 
 
-def in_words(statistics: dict) -> str:
+def in_words(statistics: dict[str, Any]) -> str:
     """Return what the screen says of one scan."""
     text = f"liver {statistics['liver_ml']:.1f} ml"
     if statistics["tumour_count"] is not None:

@@ -3,6 +3,8 @@
 import json
 import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -13,6 +15,7 @@ from tf_liver import files
 from tf_liver.experiment import Experiment, ExperimentError, from_json, replace
 
 RUNS = Path("runs")
+HASHES = "hashes.json"
 PACKAGES = ("tensorflow", "tf-keras", "segmentation-models", "nibabel", "numpy", "albumentations")
 
 
@@ -28,7 +31,7 @@ class Run:
     run.json         command, data folder, fold, seed, device, versions
     split.json       case_ids of training and held-out cases, and their patients
     log.csv          a row an epoch
-    checkpoints/     best.weights.h5 and last.weights.h5; hashes.json with their SHA-256
+    checkpoints/     best.weights.h5, last.weights.h5 and their hashes.json; state-….npz to go on from
     tensorboard/     event files
     evaluation/      metrics.csv, summary.json, overlay.png; evaluation-last/ and others beside it
     """
@@ -36,21 +39,15 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any]) -> "Run":
-        """Make a new run folder and write down what is known before training starts."""
-        stem = f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        root.mkdir(parents=True, exist_ok=True)
-        for suffix in ["", *[f"-{n}" for n in range(2, 1000)]]:
-            path = root / (stem + suffix)
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:  # another run of the same second
-                continue
-        run = cls(path)
+    def create(
+        cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any], path: Path | None = None
+    ) -> "Run":
+        """Write down what is known before training starts, in a new folder under `root`, or in `path`."""
+        path = path or _new_folder(root, experiment.name)
         files.write_atomic(path / "split.json", json.dumps(split, indent=2) + "\n")
         files.write_atomic(path / "run.json", json.dumps({**facts, **_versions()}, indent=2) + "\n")
-        files.write_atomic(path / "experiment.json", experiment.to_json())
+        run = cls(path)
+        run.write_experiment(experiment)  # last: it makes the folder a run
         return run
 
     @classmethod
@@ -78,6 +75,12 @@ class Run:
         if not runs:
             raise RunError(f"{root}: there is no run yet; train one with `make train EXP=baseline` or `make demo`")
         return cls.open(runs[-1].parent)
+
+    def write_experiment(self, experiment: Experiment) -> None:
+        """Write experiment.json, if it would change."""
+        path, text = self.path / "experiment.json", experiment.to_json()
+        if not path.is_file() or path.read_text() != text:
+            files.write_atomic(path, text)
 
     @property
     def experiment(self) -> Experiment:
@@ -121,12 +124,49 @@ class Run:
         path = self.checkpoint(which)
         if not path.is_file():
             raise RunError(f"{self.path}: the run has no checkpoint {path.name}; did its training end in an epoch?")
-        hashes = path.with_name("hashes.json")
-        if hashes.exists():
-            written, found = self.read_json(str(hashes.relative_to(self.path))).get(which), files.sha256(path)
-            if written != found:
-                raise RunError(f"{path}: must be the file that was trained, SHA-256 {written}. Received: {found}")
+        if path.with_name(HASHES).exists():
+            written, found = self._hashes().get(which, [None]), files.sha256(path)
+            if found not in written:
+                raise RunError(f"{path}: must be the file that was trained, SHA-256 {written[0]}. Received: {found}")
         return path
+
+    @contextmanager
+    def replacing_checkpoint(self, which: str) -> Iterator[Path]:
+        """Give a path to write weights to, which then take the place of `which`, with their hash in hashes.json.
+
+        Whatever moment the process is killed at, the weights that lie there are among those that the hashes accept.
+        """
+        with files.replacing(self.checkpoint(which)) as beside:
+            yield beside
+            new = [files.sha256(beside)]
+            old = [files.sha256(self.checkpoint(which))] if self.checkpoint(which).is_file() else []
+            self._write_hashes({**self._hashes(), which: new + old})
+        self._write_hashes({**self._hashes(), which: new})
+
+    def _hashes(self) -> dict[str, list[str]]:
+        """Return which SHA-256s each checkpoint may have: best or last → one, or two while it is being replaced."""
+        path = self.path / "checkpoints" / HASHES
+        if not path.is_file():
+            return {}
+        table = self.read_json(str(path.relative_to(self.path)))
+        return {which: [value] if isinstance(value, str) else list(value) for which, value in table.items()}
+
+    def _write_hashes(self, hashes: dict[str, list[str]]) -> None:
+        table = {which: values[0] if len(values) == 1 else values for which, values in sorted(hashes.items())}
+        files.write_atomic(self.path / "checkpoints" / HASHES, json.dumps(table, indent=2) + "\n")
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1000):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:  # another run of the same second
+            continue
+    return path
 
 
 def require_writable(root: Path) -> None:

@@ -1,13 +1,14 @@
-"""Train an experiment on one fold of a Task03_Liver folder, into a new run folder."""
+"""Train an experiment on one fold of a Task03_Liver folder, into a new run folder or on from where one stopped."""
 
 import contextlib
+import math
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from tf_liver.command import (
     DONE,
@@ -19,110 +20,149 @@ from tf_liver.command import (
     parse_with_experiment,
     quiet_tensorflow,
 )
-from tf_liver.data.build import PREPARED, default_folder, prepare
-from tf_liver.data.cases import DEFAULT_DATA, Split, choose_split, find_cases
-from tf_liver.data.index import SliceIndex, index_labels
-from tf_liver.data.store import SliceStore
-from tf_liver.experiment import Experiment, load, replace
+from tf_liver.data.build import PREPARED
+from tf_liver.data.cases import DEFAULT_DATA
+from tf_liver.experiment import replace
+from tf_liver.history import MONITOR, best_row
+from tf_liver.plan import locked, make_plan, run_to_go_on
 from tf_liver.runs import RUNS, Run, require_writable
+
+STRATEGIES = ("auto", "none", "mirrored", "multiworker")
+
+if TYPE_CHECKING:
+    from tf_liver.training import Training
 
 
 @dataclass
 class TrainOptions:
     """Machine facts; what is learnt is decided by the experiment."""
 
-    experiment: str = option("baseline", "name of a file in experiments/, or a path to one")
-    data: Path = option(DEFAULT_DATA, "Task03_Liver folder: imagesTr/, labelsTr/, dataset.json")
-    fold: int = option(0, "which fold's cases are held out")
-    seed: int = option(0, "seed of weights, order and augmentation; the folds do not depend on it")
+    experiment: Optional[str] = option(None, "name of a file in experiments/, or a path to one (default: baseline)")
+    data: Optional[Path] = option(
+        None, f"Task03_Liver folder: imagesTr/, labelsTr/, dataset.json (default: {DEFAULT_DATA})", type=Path
+    )
+    fold: Optional[int] = option(None, "which fold's cases are held out (default: 0)", type=int)
+    seed: Optional[int] = option(
+        None, "seed of weights, order and augmentation; the folds do not depend on it (default: 0)", type=int
+    )
     workers: int = option(os.cpu_count() or 1, "processes that prepare and load slices; threads with --no-store")
     runs: Path = option(RUNS, "where the run folder is made")
+    run: Optional[Path] = option(
+        None, "the run folder itself: made if there is none, gone on with if there is one", type=Path
+    )
+    resume: Optional[Path] = option(
+        None, "a run folder to go on with, where it stopped; --epochs may be raised", type=Path
+    )
+    max_minutes: Optional[float] = option(
+        None, "save the state and end after so many minutes, exit code 0; --resume goes on", type=float
+    )
+    save_minutes: float = option(10.0, "how often the state is saved within an epoch; after an epoch it always is")
+    strategy: str = option(
+        "auto",
+        "auto: all visible GPUs, or the workers of TF_CONFIG; none: one device; mirrored: all devices here; "
+        "multiworker: the workers of TF_CONFIG or SLURM, with --run a folder that all of them see",
+        choices=STRATEGIES,
+    )
     store: bool = option(True, "stream from the scans instead of preparing their slices once", args=["--no-store"])
-    prepared: Path = option(PREPARED, "folder under which prepared slices are kept")
+    prepared: Optional[Path] = option(
+        None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
+    )
+    xla: bool = option(
+        False, "compile the steps with XLA; half as fast on CPUs (benchmarks/README.md), one device only"
+    )
+    deterministic: bool = option(False, "the same bits again on the same machine, on a GPU too, where it costs speed")
+    mlflow: Optional[str] = option(
+        None, "folder or address of an MLflow store to write to as well; needs the extra mlflow"
+    )
     debug: bool = debug_option()
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Walk from the experiment to a trained run folder."""
+    """Walk from the experiment, or from a run that stopped, to a trained run folder."""
+    begin = time.monotonic()
     options, changes = parse_with_experiment(TrainOptions, argv, "train", __doc__)
-    check_option("workers", options.workers, 1)
-    check_option("seed", options.seed, 0, 2**32 - 1)
-    experiment = replace(load(options.experiment), **changes)
-    split = choose_split(find_cases(options.data), experiment.folds, options.fold)
-    require_writable(options.runs)
+    _check(options)
+    old = run_to_go_on(options.resume, options.run)
+    given = {name: getattr(options, name) for name in ("data", "prepared", "fold", "seed")}
+    given |= {"store": None if options.store else False, "deterministic": options.deterministic or None}
+    plan = make_plan(old, options.experiment, changes, **given)
+    require_writable(old.path if old else options.run or options.runs)
 
-    tf = quiet_tensorflow()
-    from tf_liver.callbacks import Checkpoints, TimedModel, all_callbacks
-    from tf_liver.data.index import epoch_length, steps_per_epoch
-    from tf_liver.data.pipeline import data_error
+    tf = quiet_tensorflow(devices=options.strategy != "multiworker" and "TF_CONFIG" not in os.environ)
+    from tf_liver.data.source import open_source
+    from tf_liver.journal import TensorBoard
     from tf_liver.model.precision import choose_policy, device_line
     from tf_liver.model.unet import build_network, compile_network
+    from tf_liver.strategy import choose_cluster
+    from tf_liver.training import Training
 
-    device, policy = device_line(), choose_policy(experiment.precision)
-    print(f"training {experiment.name} on {device}; precision {policy}", flush=True)
+    cluster = choose_cluster(options.strategy)
+    if options.xla and cluster.replicas > 1:
+        raise ValueError(f"--xla: needs one device; --strategy none takes one. Received: {cluster.replicas}")
+    device, policy = device_line(), choose_policy(plan.precision)
+    print(f"training {plan.experiment.name} on {device}; precision {policy}", flush=True)
+    experiment, seed = replace(plan.experiment, precision=policy), plan.facts["seed"]
+    tf.keras.utils.set_random_seed(seed)
+    if plan.facts["deterministic"]:
+        tf.config.experimental.enable_op_determinism()
+    with cluster.strategy.scope():
+        network = build_network(experiment)  # before the slices are prepared: it may have to refuse the backbone
 
-    tf.keras.utils.set_random_seed(options.seed)
-    network = build_network(experiment)  # before the slices are prepared: it may have to refuse the backbone
-    loaders = contextlib.ExitStack()  # the processes that load batches, which end with the training
-    training, validation, train, held_out = _batches(options, experiment, split, loaders)
-
-    model = TimedModel(network.input, network.output)
-    steps = steps_per_epoch(train, experiment.negative_ratio, experiment.batch_size)
-    compile_network(model, experiment, steps)
-
-    facts = {"command": command_line("train", argv), "data": str(options.data.resolve()), "fold": options.fold}
-    facts |= {"seed": options.seed, "workers": options.workers, "device": device, "policy": policy}
-    run = Run.create(options.runs, experiment, facts, split.case_ids)
-    slices = epoch_length(train, experiment.negative_ratio)
-    print(f"run folder {run.path}: {slices} slices of {len(split.train)} cases train, ", end="")
-    print(f"{epoch_length(held_out, 0.0)} of {len(split.held_out)} held out", flush=True)
-
-    start = time.perf_counter()
-    checkpoints = Checkpoints(run)
-    try:
-        model.fit(
-            training,
-            epochs=experiment.epochs,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            callbacks=all_callbacks(run, experiment, checkpoints, slices, validation),
-            verbose=0,
+    with contextlib.ExitStack() as opened:  # the processes that load batches, and the lock on the run
+        source = opened.enter_context(
+            open_source(plan.data, plan.prepared, plan.split, experiment, seed, options.workers)
         )
-    except KeyboardInterrupt:
-        if checkpoints.model is not None:  # else fit has not begun
-            checkpoints.save("last")
-            print(f"interrupted; the last weights are in {run.checkpoint('last')}", file=sys.stderr)
-        raise
-    except tf.errors.OpError as error:
-        raise data_error(error) from error
-    finally:
-        loaders.close()
-    minutes = (time.perf_counter() - start) / 60
-    print(
-        f"{run.path}: best validation Dice {checkpoints.best:.4f} at epoch {checkpoints.best_epoch}, {minutes:.1f} min"
-    )
+        with cluster.strategy.scope():
+            compile_network(network, experiment, source.steps)
+        machine = {"workers": options.workers, "device": device, "policy": policy}
+        facts = {"command": command_line("train", argv), **plan.facts, **machine}
+        if cluster.is_chief:
+            run = old or Run.create(options.runs, plan.experiment, facts, plan.split.case_ids, options.run)
+            opened.enter_context(locked(run))
+        else:
+            run = old or Run(options.run or Path())
+        print(f"run folder {run.path}: {source.summary}", flush=True)
+        training = Training(run, plan.identity(policy), experiment, network, cluster, source, options.xla)
+        training.recall()
+        if cluster.is_chief:
+            run.write_experiment(plan.experiment)  # with more epochs, perhaps
+        deadline = begin + 60 * (options.max_minutes or math.inf)
+        listeners: list[Any] = [TensorBoard(run, network, source.validation())]
+        if options.mlflow and cluster.is_chief:
+            from tf_liver.tracking import MLflow
+
+            listeners.append(MLflow(options.mlflow, run))
+        training.go_on(deadline, options.save_minutes, listeners)
+    if options.mlflow and cluster.is_chief and training.state.rows:
+        listeners[-1].finish()
+    return _say_end(training, (time.monotonic() - begin) / 60)
+
+
+def _check(options: TrainOptions) -> None:
+    """Refuse numbers that make no sense."""
+    check_option("workers", options.workers, 1)
+    check_option("seed", options.seed or 0, 0, 2**32 - 1)
+    if options.strategy == "multiworker" and not (options.run or options.resume):
+        raise ValueError("--strategy multiworker: needs --run, a folder that all workers see. Received: none")
+    if options.max_minutes is not None and not options.max_minutes > 0:
+        raise ValueError(f"--max-minutes: must lie above 0. Received: {options.max_minutes}")
+    if not options.save_minutes > 0:
+        raise ValueError(f"--save-minutes: must lie above 0. Received: {options.save_minutes}")
+
+
+def _say_end(training: "Training", minutes: float) -> int:
+    """Print what came out, and how to go on if the training is not finished; return the exit code."""
+    run, state = training.run, training.state
+    if training.ended in ("interrupted", "out of time"):
+        where = f"{training.ended} after epoch {state.epoch}, step {state.step}; the state is saved"
+        print(f"{where}; go on with: python -m tf_liver.train --resume {run.path}", file=sys.stderr, flush=True)
+        if training.ended == "interrupted":
+            raise KeyboardInterrupt
+    if best := best_row(state.rows):
+        epoch, dice = int(best["epoch"]) + 1, best[MONITOR]
+        print(f"{run.path}: best validation Dice {dice:.4f} at epoch {epoch}, {minutes:.1f} min")
     return DONE
-
-
-def _batches(
-    options: TrainOptions, experiment: Experiment, split: Split, loaders: contextlib.ExitStack
-) -> tuple[Any, Any, SliceIndex, SliceIndex]:
-    """Return training and validation batches and their indices, from prepared slices or from the scans."""
-    from tf_liver.data import pipeline
-
-    if options.store:
-        folder = default_folder(options.data, options.prepared)
-        prepare([*split.train, *split.held_out], folder, options.workers)
-        train, held_out = SliceStore(folder, split.train), SliceStore(folder, split.held_out)
-        load = loaders.enter_context(pipeline.training_loader(train, experiment, options.workers))
-        training = pipeline.stored_batches(train, experiment, options.seed, options.workers, load=load)
-        validation = pipeline.stored_validation(held_out, experiment)
-        return training, validation, train.index, held_out.index
-    indices = [index_labels(cases, options.workers) for cases in (split.train, split.held_out)]
-    training = pipeline.streamed_batches(indices[0], experiment, options.seed, options.workers)
-    validation = pipeline.streamed_validation(indices[1], experiment)
-    return training, validation, *indices
 
 
 if __name__ == "__main__":

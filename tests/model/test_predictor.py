@@ -145,8 +145,12 @@ def test_runs_are_averaged():
     np.testing.assert_allclose(averaged(np.full((1, 2, 2), 0.6, np.float32)), 0.5, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("asked", "computed"), [("float32", "float32"), ("auto", "bfloat16"), ("mixed_float16", "bfloat16")])
-def test_the_machine_chooses_the_type_unless_float32_is_asked_for(tiny, network, tmp_path, monkeypatch, asked, computed):
+@pytest.mark.parametrize(
+    ("asked", "computed"), [("float32", "float32"), ("auto", "bfloat16"), ("mixed_float16", "bfloat16")]
+)
+def test_the_machine_chooses_the_type_unless_float32_is_asked_for(
+    tiny, network, tmp_path, monkeypatch, asked, computed
+):
     monkeypatch.setattr("tf_liver.model.precision.cpu_flags", lambda: {"amx_bf16"})
     network.save_weights(tmp_path / "w.weights.h5")
     _, kind = load_predictor(replace(tiny, precision=asked), str(tmp_path / "w.weights.h5"))

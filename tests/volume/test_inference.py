@@ -3,18 +3,14 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import write_nifti
 
-from tf_liver.data.cases import Case
 from tf_liver.volume.inference import (
     BATCH_SLICES,
     THREADS,
-    evaluate_case,
     probability_batches,
     segment_volume,
 )
 from tf_liver.volume.overlay import GREEN, MAGENTA, WHITE, contour, overlay
-from tf_liver.volume.scores import dice
 
 
 def bright(images):
@@ -60,26 +56,6 @@ def test_probabilities_come_in_order_and_few_at_a_time():
 def test_an_error_of_the_predictor_comes_through():
     with pytest.raises(RuntimeError, match="out of memory"):
         segment_volume(Mock(side_effect=RuntimeError("out of memory")), np.zeros((40, 4, 4)))
-
-
-def test_a_case_is_scored_on_all_slices(tmp_path):
-    image = np.zeros((6, 5, 4), np.int16)
-    image[1:4, 1:4, 0] = 150  # predicted in a slice without liver
-    image[1:4, 1:4, 2] = 150
-    label = np.zeros((6, 5, 4), np.uint8)
-    label[1:4, 1:4, 2], label[2, 2, 2] = 1, 2
-    affine = np.diag([2.0, 3, 5, 1])
-    case = Case(
-        "a",
-        write_nifti(tmp_path / "i.nii", image, affine),
-        write_nifti(tmp_path / "l.nii", label, affine),
-        "a",
-    )
-    counts, voxel_ml, picture = evaluate_case(case, bright)
-    assert (counts.reference, counts.prediction, counts.total) == (9, 18, 120)
-    assert dice(counts) == pytest.approx(2 * 9 / 27)
-    assert voxel_ml == pytest.approx(0.030)
-    assert picture.dtype == np.uint8
 
 
 def test_contour_is_the_inner_border():

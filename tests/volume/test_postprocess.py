@@ -6,7 +6,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from tf_liver.volume.postprocess import bounding_box, postprocess
 
-LABEL_MAPS = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.sampled_from([0, 0, 0, 1, 2]))
+LABEL_MAPS = arrays(
+    np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.sampled_from([0, 0, 0, 1, 2])
+)
 
 
 def flood(free, start):

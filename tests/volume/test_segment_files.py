@@ -38,7 +38,7 @@ def turned(angles):
 
 
 def segmented(scan, out, **options):
-    (one,) = segment_files(identity, [scan], [out], **options)
+    (one,) = segment_files(lambda: identity, [scan], [out], **options)
     if one.error:
         raise one.error
     return one
@@ -102,7 +102,7 @@ def a_scan(folder, name, value=LIVER_HU):
 
 def test_probabilities_are_written_on_the_same_grid(tmp_path):
     scan = write_nifti(tmp_path / "scan.nii", np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([-1.0, 2, 3, 1]))
-    list(segment_files(lambda x: x / 59, [scan], [tmp_path / "o" / "scan.nii.gz"], probabilities=True))
+    list(segment_files(lambda: lambda x: x / 59, [scan], [tmp_path / "o" / "scan.nii.gz"], probabilities=True))
     out = nib.load(tmp_path / "o" / "scan-probability.nii.gz")
     np.testing.assert_allclose(out.get_fdata(), nib.load(scan).get_fdata() / 59, atol=0.51 / PROBABILITY_ONE)
     np.testing.assert_array_equal(out.affine, nib.load(scan).affine)
@@ -131,7 +131,7 @@ def test_bad_scans_do_not_stop_the_others(tmp_path):
     def sometimes(images):
         return identity(images) if images.max() < 150 else np.full(images.shape, np.nan, np.float32)
 
-    results = list(segment_files(sometimes, scans, outputs))
+    results = list(segment_files(lambda: sometimes, scans, outputs))
     assert [one.scan for one in results] == scans
     assert [one.error is None for one in results] == [True, False, False, False, True]
     assert "damaged gzip stream" in str(results[1].error)
@@ -143,7 +143,7 @@ def test_bad_scans_do_not_stop_the_others(tmp_path):
 
 
 def test_no_scans_give_nothing():
-    assert list(segment_files(identity, [], [])) == []
+    assert list(segment_files(lambda: identity, [], [])) == []
 
 
 def test_reading_and_writing_go_on_beside_the_network(tmp_path, monkeypatch):
@@ -181,5 +181,5 @@ def test_reading_and_writing_go_on_beside_the_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(inference, "read_scan", reading)
     monkeypatch.setattr(inference, "_finish", finishing)
-    assert [one.error for one in segment_files(predictor, scans, outputs)] == [None] * 5
+    assert [one.error for one in segment_files(lambda: predictor, scans, outputs)] == [None] * 5
     assert most[0] == 2

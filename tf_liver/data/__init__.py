@@ -2,6 +2,8 @@
 
 # Label values and their names in Task03_Liver.
 LABELS = {0: "background", 1: "liver", 2: "cancer"}
+# The two conventions of what is liver: tumours included, as LiTS scores it, or label 1 alone, as the Decathlon does.
+LIVERS = {"whole": (1, 2), "parenchyma": (1,)}
 
 
 class DataError(ValueError):

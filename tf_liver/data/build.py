@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -30,13 +30,14 @@ from tf_liver.data.store import (
     slice_crc,
     write_record,
 )
+from tf_liver.data.writer import SliceWriter
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
 
 PREPARED = Path("prepared")
 # What one core decoded, checked and wrote of 512² int16 scans on the machine of benchmarks/README.md; only for
 # the estimate on the screen.
-CORE_BYTES_PER_S = 250e6
+CORE_BYTES_PER_S = 400e6
 
 
 def default_folder(data: Path, root: Path) -> Path:
@@ -128,25 +129,13 @@ def build_case(case: Case, folder: Path) -> None:
 
 def _write(path: Path, slices: Iterable[tuple[int, np.ndarray]], shape: tuple[int, ...]) -> tuple[list[int], str]:
     """Write numbered slices, in whatever order they come, as one .npy array; return their CRCs and type."""
-    crcs, dtype, begin = [0] * shape[0], np.dtype(np.uint8), 0
-    with files.replacing(path, sync=False) as beside, open(beside, "wb") as out:
+    crcs = [0] * shape[0]
+    with files.replacing(path, sync=False) as beside, SliceWriter(beside, shape) as out:
         for z, one in slices:
             values = np.ascontiguousarray(one)
-            if not begin:
-                dtype = values.dtype
-                begin = _write_header(out, dtype, shape)
-            out.seek(begin + z * values.nbytes)
-            out.write(values.data)
+            out.write(z, values)
             crcs[z] = slice_crc(values)
-        if not begin:
-            _write_header(out, dtype, shape)
-    return crcs, str(dtype)
-
-
-def _write_header(out: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> int:
-    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(out, header)
-    return out.tell()
+    return crcs, str(out.dtype)
 
 
 def _source(path: Path) -> dict[str, Any]:

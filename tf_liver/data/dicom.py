@@ -80,7 +80,7 @@ def _check_one_series(folder: Path, slices: Sequence[Any]) -> None:
     series = Counter(str(one.get("SeriesInstanceUID", "")) for one in slices)
     if len(series) > 1:
         names = {str(one.get("SeriesInstanceUID", "")): str(one.get("SeriesDescription", "")) for one in slices}
-        found = "; ".join(f"{names[uid] or 'no description'} ({uid}): {n} files" for uid, n in series.items())
+        found = "; ".join(f"{names[uid] or 'no description'} ({uid}): {n} files" for uid, n in sorted(series.items()))
         raise DataError(f"{folder}: must hold one series, a folder each. Received {len(series)}: {found}")
 
 
@@ -123,7 +123,7 @@ def _in_order(folder: Path, slices: Sequence[Any]) -> tuple[list[Any], np.ndarra
             raise DataError(f"{folder}: {what} {pair}: {gap:.3g} mm. The others: {usual:.3g} mm")
         if gap > usual * (1 + UNEVEN):
             missing = max(1, round(gap / usual) - 1)
-            raise DataError(f"{folder}: {missing} slices missing {pair}: a gap of {gap:.4g} mm, not {usual:.4g} mm")
+            raise DataError(f"{folder}: missing slices ({missing}) {pair}: a gap of {gap:.4g} mm, not {usual:.4g} mm")
     step = (places[-1] - places[0]) / (len(places) - 1)
     return ordered, step
 

@@ -151,22 +151,28 @@ def as_label(values: np.ndarray, path: Path) -> np.ndarray:
     return values.astype(np.uint8, copy=False)
 
 
-def check_same_grid(image: Volume, label: Volume, label_path: Path) -> None:
-    """Raise DataError unless image and label have one shape and one affine (corners within CLOSE_MM)."""
+def check_same_grid(
+    image: Volume, label: Volume, label_path: Path, names: tuple[str, str] = ("label", "image")
+) -> None:
+    """Raise DataError unless image and label have one shape and one affine (corners within CLOSE_MM).
+
+    names: what to call the file at `label_path`, and the other one.
+    """
+    both = " and ".join(names)
     if image.voxels.shape != label.voxels.shape:
         raise DataError(
-            f"{label_path}: label and image must have one shape. "
-            f"Received: label {label.voxels.shape}, image {image.voxels.shape}"
+            f"{label_path}: {both} must have one shape. "
+            f"Received: {names[0]} {label.voxels.shape}, {names[1]} {image.voxels.shape}"
         )
     apart_mm = corner_distance_mm(image.affine, label.affine, image.voxels.shape)
     if apart_mm > CLOSE_MM:
         raise DataError(
-            f"{label_path}: label and image must have one affine (corners within {CLOSE_MM} mm). "
+            f"{label_path}: {both} must have one affine (corners within {CLOSE_MM} mm). "
             f"Received: corners {apart_mm:.4g} mm apart"
         )
     if apart_mm > SAME_MM:
         warnings.warn(
-            f"{label_path}: the corners of label and image are {apart_mm:.2g} mm apart; taken as one grid",
+            f"{label_path}: the corners of {both} are {apart_mm:.2g} mm apart; taken as one grid",
             DataWarning,
             stacklevel=2,
         )

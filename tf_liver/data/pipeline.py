@@ -74,13 +74,13 @@ def training_loader(store: SliceStore, experiment: Experiment, workers: int) -> 
         processes.close()
 
 
-def stored_validation(store: SliceStore, experiment: Experiment) -> tf.data.Dataset:
-    """Return the liver slices in fixed order, only resized; elements as in `stored_batches`."""
+def stored_validation(store: SliceStore, experiment: Experiment, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+    """Return the liver slices in fixed order, only resized; elements and `shard` as in `stored_batches`."""
     index = store.index
     samples = liver_samples(index)
 
     def rows(number: int) -> np.ndarray:
-        return samples[number * experiment.batch_size :][: experiment.batch_size]
+        return samples[number * experiment.batch_size :][: experiment.batch_size][shard[0] :: shard[1]]
 
     load = SliceLoader(store, WarpAugmenter(experiment, policy="resize"))
     numbers = tf.data.Dataset.range(steps_per_epoch(index, 0.0, experiment.batch_size))
@@ -109,8 +109,19 @@ def _loaded(
     return batches.prefetch(PREFETCH_BATCHES)
 
 
-def streamed_batches(index: SliceIndex, experiment: Experiment, seed: int, workers: int) -> tf.data.Dataset:
-    """Return the training batches of all epochs straight from the scans; elements as in `stored_batches`."""
+def streamed_batches(
+    index: SliceIndex,
+    experiment: Experiment,
+    seed: int,
+    workers: int,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """Return the training batches of all epochs straight from the scans; elements and arguments as in `stored_batches`.
+
+    To start within an epoch, what comes before in it is decoded and thrown away; every shard decodes everything.
+    """
+    steps = steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size)
     augmenter = WarpAugmenter(experiment)
 
     def samples(epoch: int) -> np.ndarray:
@@ -128,12 +139,12 @@ def streamed_batches(index: SliceIndex, experiment: Experiment, seed: int, worke
         # One seed for all epochs: what comes in is already in another order in each.
         return _batched(slices.shuffle(SHUFFLE_SLICES, seed, reshuffle_each_iteration=False), experiment)
 
-    epochs = tf.data.Dataset.range(experiment.epochs).flat_map(one_epoch)
-    total = experiment.epochs * steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size)
-    return epochs.apply(tf.data.experimental.assert_cardinality(total)).prefetch(PREFETCH_BATCHES)
+    epochs = tf.data.Dataset.range(start // steps, experiment.epochs).flat_map(one_epoch).skip(start % steps)
+    total = max(0, experiment.epochs * steps - start)
+    return dealt(epochs.apply(tf.data.experimental.assert_cardinality(total)), shard).prefetch(PREFETCH_BATCHES)
 
 
-def streamed_validation(index: SliceIndex, experiment: Experiment) -> tf.data.Dataset:
+def streamed_validation(index: SliceIndex, experiment: Experiment, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
     """Return the liver slices in fixed order, only resized, straight from the scans."""
     augmenter = WarpAugmenter(experiment, policy="resize")
     slices = tf.data.Dataset.range(len(index.cases)).flat_map(
@@ -141,7 +152,17 @@ def streamed_validation(index: SliceIndex, experiment: Experiment) -> tf.data.Da
     )
     total = steps_per_epoch(index, 0.0, experiment.batch_size)
     batches = _batched(slices, experiment).apply(tf.data.experimental.assert_cardinality(total))
-    return batches.prefetch(PREFETCH_BATCHES)
+    return dealt(batches, shard).prefetch(PREFETCH_BATCHES)
+
+
+def dealt(batches: tf.data.Dataset, shard: tuple[int, int], replicas: int = 1) -> tf.data.Dataset:
+    """Deal each batch out by position: one shard's part of it, and of that a part to each replica, one by one."""
+    position, shards = shard
+    if shards * replicas == 1:
+        return batches
+    firsts = tf.data.Dataset.from_tensor_slices([position + n * shards for n in range(replicas)])
+    every = shards * replicas
+    return batches.flat_map(lambda images, masks: firsts.map(lambda n: (images[n::every], masks[n::every])))
 
 
 def _stream(

@@ -1,4 +1,4 @@
-"""Losses on logits, computed in float32 whatever the network's precision."""
+"""Losses on logits of the whole global batch, computed in float32 whatever the network's precision."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,10 @@ def binary_cross_entropy(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     masks, logits: (B, H, W, C); masks 0 or 1. Returns a float32 scalar.
     """
     masks, logits = tf.cast(masks, tf.float32), tf.cast(logits, tf.float32)
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(masks, logits)
+    if _replicas() == 1:
+        return tf.reduce_mean(entropy)
+    return _over_replicas(tf.reduce_sum(entropy)) / _over_replicas(tf.cast(tf.size(entropy), tf.float32))
 
 
 def soft_dice(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -26,14 +29,26 @@ def soft_dice(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Sums are float32: 16 × 256 × 256 foreground pixels pass float16's largest number, 65,504.
     """
     masks, probability = tf.cast(masks, tf.float32), tf.sigmoid(tf.cast(logits, tf.float32))
-    both = tf.reduce_sum(masks * probability, (0, 1, 2))
-    total = tf.reduce_sum(masks, (0, 1, 2)) + tf.reduce_sum(probability, (0, 1, 2))
+    both = _over_replicas(tf.reduce_sum(masks * probability, (0, 1, 2)))
+    total = _over_replicas(tf.reduce_sum(masks, (0, 1, 2)) + tf.reduce_sum(probability, (0, 1, 2)))
     return tf.reduce_mean(1 - (2 * both + DICE_SMOOTH) / (total + DICE_SMOOTH))
 
 
 def cross_entropy_and_dice(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Return the sum of `binary_cross_entropy` and `soft_dice`."""
     return binary_cross_entropy(masks, logits) + soft_dice(masks, logits)
+
+
+def _replicas() -> int:
+    context = tf.distribute.get_replica_context()
+    return context.num_replicas_in_sync if context else 1
+
+
+def _over_replicas(part: tf.Tensor) -> tf.Tensor:
+    """Sum over the replicas that share a global batch, so that a loss is that of one device with all of it."""
+    if _replicas() == 1:
+        return part
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, part)
 
 
 LOSSES: dict[str, Loss] = {

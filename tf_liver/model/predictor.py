@@ -82,6 +82,12 @@ class ScanPredictor:
 
         self._forward = forward
 
+    def warm_up(self) -> "ScanPredictor":
+        """Trace the network and let oneDNN choose its kernels, on a batch of nothing."""
+        size = self._experiment.image_size or 512
+        self._forward(tf.zeros((self._batch, size, size, 1)))
+        return self
+
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
         """Return the probability of liver: (B, H, W) HU of any real type → (B, H, W) float32."""
         probability = np.empty(images_hu.shape, np.float32)
@@ -105,8 +111,7 @@ class ScanPredictor:
     def _inputs(self, images_hu: np.ndarray) -> np.ndarray:
         """Return a full batch of the network's input, (batch, S, S, 1) float32, as `network_input` makes it."""
         number, height, width = images_hu.shape
-        clipped = images_hu.astype(np.float32)
-        clip_hu(clipped, self._experiment, out=clipped)
+        clipped = clip_hu(images_hu.astype(np.float32, copy=False), self._experiment)
         peaks = clipped.max(axis=(1, 2)).reshape(number, 1, 1, 1)
         size = self._experiment.image_size
         if size:
@@ -167,4 +172,4 @@ def load_predictor(experiment: Experiment, weights: str) -> tuple[ScanPredictor,
     precision = "float32" if experiment.precision == "float32" else "auto"
     compute_type = choose_policy(precision).removeprefix("mixed_")
     network = load_network(replace(experiment, precision="float32"), weights)
-    return ScanPredictor(folded(network, compute_type), experiment), compute_type
+    return ScanPredictor(folded(network, compute_type), experiment).warm_up(), compute_type

@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
+from tf_liver.model.batch_norm import BatchNormalization
 from tf_liver.model.losses import LOSSES
-from tf_liver.model.metrics import liver_metrics
+from tf_liver.model.optimizer import FusedAdam
 from tf_liver.model.precision import choose_policy
 from tf_liver.model.weights import check_weights
 
@@ -36,27 +37,48 @@ def build_network(experiment: Experiment) -> tf.keras.Model:
     unet = segmentation_models.Unet(
         experiment.backbone, input_shape=(None, None, 1), classes=1, activation="linear", encoder_weights=None
     )
-    features = unet.get_layer("final_conv").input
+    body = tf.keras.models.clone_model(
+        tf.keras.Model(unet.input, unet.get_layer("final_conv").input),
+        clone_function=lambda layer: _ours(layer, experiment),
+    )
     logits = tf.keras.layers.Conv2D(
         1, 3, padding="same", kernel_initializer="glorot_uniform", dtype="float32", name="logits"
-    )(features)
-    network = tf.keras.Model(unet.input, logits, name=experiment.name)
-    for layer in network.layers:
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
-            layer.momentum = experiment.batch_norm_momentum
-    return network
+    )(body.output)
+    return tf.keras.Model(body.input, logits, name=experiment.name)
+
+
+def _ours(layer: tf.keras.layers.Layer, experiment: Experiment) -> tf.keras.layers.Layer:
+    """Return a fresh layer in the place of one of the library's."""
+    config = layer.get_config()
+    if isinstance(layer, tf.keras.layers.UpSampling2D):
+        return Repeat2D(name=layer.name)
+    if isinstance(layer, tf.keras.layers.BatchNormalization):
+        config["momentum"] = experiment.batch_norm_momentum
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return BatchNormalization.from_config(config)
+    return type(layer).from_config(config)
+
+
+class Repeat2D(tf.keras.layers.Layer):
+    """Every pixel twice in both directions, bit for bit what UpSampling2D(2) gives.
+
+    That one is a nearest-neighbour resize, for whose gradient XLA has no kernel (tensorflow issue 57575).
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, H, W, C) → (B, 2H, 2W, C)."""
+        batch, height, width = tf.unstack(tf.shape(inputs)[:3])
+        channels = inputs.shape[-1]
+        twice = tf.broadcast_to(inputs[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+        return tf.reshape(twice, (batch, 2 * height, 2 * width, channels))
 
 
 def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Give the network its optimizer, loss and metrics."""
+    """Give the network its optimizer and loss."""
     rate: Any = experiment.learning_rate
     if experiment.schedule == "cosine":
         rate = tf.keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * steps_per_epoch)
-    network.compile(
-        tf.keras.optimizers.Adam(rate),
-        LOSSES[experiment.loss],
-        metrics=liver_metrics(),
-    )
+    network.compile(FusedAdam(rate), LOSSES[experiment.loss])
 
 
 def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:

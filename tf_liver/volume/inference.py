@@ -87,7 +87,7 @@ class Segmented:
 
 
 def segment_files(
-    predictor: Predictor,
+    load: Callable[[], Predictor],
     scans: Sequence[Path],
     outputs: Sequence[Path],
     postprocessing: str = "none",
@@ -96,6 +96,7 @@ def segment_files(
 ) -> Iterator[Segmented]:
     """Segment scans to label-map files on their own grids; yield what became of each, in order.
 
+    load: gives the predictor; it is called while the first scan is read.
     scans: NIfTI files or DICOM series folders. outputs: a .nii or .nii.gz each. postprocessing: of the experiment.
     tumours: whether the model looks for them. probabilities: write them too, as `probability_path` names them.
 
@@ -106,6 +107,7 @@ def segment_files(
         waiting: Future[Segmented] | None = None
         following = [aside.submit(read_scan, scan) for scan in scans[:1]]
         try:
+            predictor = load()
             for number, (scan, output) in enumerate(zip(scans, outputs, strict=True), start=1):
                 reading = following.pop()
                 following += [aside.submit(read_scan, scan) for scan in scans[number : number + 1]]

@@ -1,67 +1,63 @@
-"""Scores as a table on the screen, metrics.csv and summary.json."""
+"""report.html: an evaluation folder as one page for people, with nothing to fetch."""
 
-import csv
-import dataclasses
-import io
-import json
-from typing import Any
+import os
+import shlex
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
 
-import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tf_liver.volume import scores
-from tf_liver.volume.scores import CaseScores, Counts
+from tf_liver import __version__, files
+from tf_liver.data.cases import Case
+from tf_liver.processes import in_processes
+from tf_liver.progress import track
+from tf_liver.volume import sections
+from tf_liver.volume.charts import charts
+from tf_liver.volume.evaluation import read_evaluation
+from tf_liver.volume.overlay import DISPLAY_WINDOW_HU
+from tf_liver.volume.planes import view_or_say_why
+from tf_liver.volume.sections import Region, ShownCase
 
-
-def table(rows: list[CaseScores]) -> str:
-    """Return the rows as text for a terminal."""
-    width = max(len("case"), *(len(r.case_id) for r in rows))
-    lines = [f"{'case':<{width}}   Dice    IoU     PA   mIoU  reference ml  prediction ml"]
-    for r in rows:
-        numbers = f"{r.dice:6.4f} {r.iou:6.4f} {r.pixel_accuracy:6.4f} {r.mean_iou:6.4f}"
-        lines.append(
-            f"{r.case_id:<{width}} {numbers} {r.reference_ml:13.1f} {r.prediction_ml:14.1f}  {r.note}".rstrip()
-        )
-    return "\n".join(lines)
-
-
-def metrics_csv(rows: list[CaseScores]) -> str:
-    """Return the rows as CSV, one a case, with a header line."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in dataclasses.fields(CaseScores)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(r) for r in rows)
-    return out.getvalue()
+PAGE = Path(__file__).parent / "page"
+WORST = 3
+WORKERS = 8  # the largest cases take 1 GB each
 
 
-def summarise(rows: list[CaseScores], pooled: Counts) -> dict[str, Any]:
-    """Return mean and SD over cases, and the scores of all voxels pooled; no case is ever left out."""
-    over_cases = {
-        name: {
-            "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        }
-        for name in ("dice", "iou")
-        for values in [[getattr(r, name) for r in rows]]
-    }
-    return {
-        "cases": len(rows),
-        **over_cases,
-        "pixel_accuracy": scores.pixel_accuracy(pooled),
-        "mean_iou": scores.mean_iou(pooled),
-        "pooled_dice": scores.dice(pooled),
-        "no_liver_in_reference": sum("reference" in r.note for r in rows),
-        "no_liver_in_prediction": sum("prediction" in r.note for r in rows),
-    }
+def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
+    """Write report.html into an evaluation folder and return its path.
 
+    cases: where the scans and references of metrics.csv are; one that cannot be shown keeps its scores and says why.
+    run: the run folder, for its learning curves.
 
-def to_json(summary: dict[str, Any]) -> str:
-    """Return the summary as JSON text."""
-    return json.dumps(summary, indent=2) + "\n"
-
-
-def summary_line(summary: dict[str, Any]) -> str:
-    """Return one line with what a reader looks for first."""
-    return (
-        f"mean Dice {summary['dice']['mean']:.4f}, IoU {summary['iou']['mean']:.4f} over {summary['cases']} cases; "
-        f"all voxels: PA {summary['pixel_accuracy']:.4f}, mIoU {summary['mean_iou']:.4f}"
+    Raises:
+        DataError: the folder is not what evaluate writes.
+    """
+    evaluation = read_evaluation(folder)
+    by_id = {case.case_id: case for case in cases}
+    case_ids = list(dict.fromkeys(row["case_id"] for row in evaluation.rows))
+    jobs = [(c, by_id.get(c), evaluation.prediction(c), evaluation.labels) for c in case_ids]
+    views = in_processes(view_or_say_why, jobs, min(WORKERS, os.cpu_count() or 1))
+    shown = [ShownCase.of(evaluation, i, v) for i, v in enumerate(track(views, "drawing cases", len(jobs)))]
+    shown.sort(key=lambda case: case.badness)
+    page = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html")
+    anchors = {case.case_id: case.anchor for case in shown}
+    html = page.render(
+        title=sections.title(evaluation.summary),
+        facts=sections.facts(evaluation.summary),
+        failed=evaluation.summary.get("failed") or {},
+        regions=[Region.of(evaluation, region, anchors) for region in evaluation.regions],
+        interval=evaluation.summary.get("interval", ""),
+        worst=shown[:WORST] if len(shown) > WORST else [],
+        charts=charts(evaluation, run),
+        summary=sections.all_figures(evaluation.summary),
+        cases=shown,
+        window="{:g} to {:g} HU".format(*DISPLAY_WINDOW_HU).replace("-", "−"),
+        viewer=f"python -m tf_liver.report --serve {shlex.quote(str(folder))}",
+        version=__version__,
+        date=date.today().isoformat(),
     )
+    files.write_atomic(folder / "report.html", html)
+    return folder / "report.html"

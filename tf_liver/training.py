@@ -1,0 +1,231 @@
+"""The loop: steps in groups, between them a look at loss, clock and signals, and a state to go on from."""
+
+import contextlib
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_liver.data.pipeline import data_error
+from tf_liver.data.source import Source
+from tf_liver.experiment import Experiment
+from tf_liver.history import MONITOR, Row, best_row, has_stalled, learning_rate, write_log
+from tf_liver.journal import Listener, Progress
+from tf_liver.model.steps import Steps
+from tf_liver.runs import Run
+from tf_liver.state import State, StateError, newest_state, remove_leftovers, save_state
+from tf_liver.strategy import Cluster
+
+
+class Training:
+    """A training that can stop at any step and go on as if it had not."""
+
+    def __init__(
+        self,
+        run: Run,
+        identity: dict[str, Any],
+        experiment: Experiment,
+        network: tf.keras.Model,
+        cluster: Cluster,
+        source: Source,
+        xla: bool = False,
+    ) -> None:
+        self.run, self.experiment, self.cluster, self.source = run, experiment, cluster, source
+        self.steps = Steps(network, cluster.strategy, xla)
+        self.state = State(identity, names=[variable.name for variable in self.steps.variables()])
+        self.ended = ""  # how: done, stalled, out of time, interrupted
+        self._folder = run.path / "checkpoints"
+        self._saved = time.monotonic()
+
+    def recall(self) -> None:
+        """Go back to the newest whole state of the run; where there is none, begin, and save that.
+
+        Raises:
+            StateError: the states are damaged, or of another network or experiment.
+        """
+        found = newest_state(self._folder) if self.cluster.is_chief else None
+        self.cluster.anybody([False])  # the chief may have had to set a damaged one aside
+        found = found or newest_state(self._folder)
+        self._agree(found)
+        if found is None:
+            if (self.run.path / "log.csv").exists():
+                raise StateError(f"{self.run.path}: the run has been trained, but its states are gone")
+            self._save()
+            return
+        found.check(self.state.facts, self.state.names, [tuple(v.shape) for v in self.steps.variables()])
+        self.steps.write(found.arrays, self.cluster.is_chief)
+        self.state = found
+        if self.cluster.is_chief:
+            remove_leftovers(self._folder)
+        self._publish()  # a kill may have fallen between the state and what follows from it
+
+    def _agree(self, found: State | None) -> None:
+        """Refuse workers that do not read the same state: their run folders are not one."""
+        own = [found.epoch + 1.0, float(found.step)] if found else [0.0, 0.0]
+        if self.cluster.total(own) != [number * self.cluster.workers for number in own]:
+            raise StateError(f"{self.run.path}: all workers must see this folder, with one state in it")
+
+    def go_on(self, deadline: float, save_minutes: float, listeners: Sequence[Listener] = ()) -> None:
+        """Train until the epochs are done, patience or time is over, or somebody interrupts; `ended` says which.
+
+        deadline: on time.monotonic's clock. save_minutes: how often the state is saved within an epoch; after one
+        it always is. listeners: are told each epoch's row, the chief's only.
+
+        Raises:
+            FloatingPointError: a loss or score that is not a number; it is in no checkpoint.
+            DataError: a file that cannot be read any more; the message names it.
+            MemoryError: which setting to lower.
+        """
+        state, total = self.state, self.source.steps
+        progress = Progress(self.experiment.epochs, total, show=self.cluster.is_chief)
+        batches = self.source.training(start=state.epoch * total + state.step, shard=self.cluster.shard)
+        iterator = iter(self.cluster.distributed(batches))
+        with Signals() as signals, _named_errors(self.cluster):
+            while not self._finished():
+                self._set_rate()
+                progress.begin(state.epoch, state.step)
+                while state.step < total and not self.ended:
+                    number = min(self.cluster.steps_per_look, total - state.step)
+                    progress.advance(number, self._train(iterator, number))
+                    self._look(signals, deadline, save_minutes)
+                if not self.ended:
+                    row = self._end_epoch()
+                    progress.end(row)
+                    for tell in listeners if self.cluster.is_chief else ():
+                        tell(row)
+                    if not self._finished():
+                        self._look(signals, deadline, save_minutes)
+
+    def _finished(self) -> bool:
+        """Return whether nothing is left to do."""
+        if self.ended:
+            return True
+        if self.state.epoch >= self.experiment.epochs:
+            self.ended = "done"
+        elif has_stalled(self.state.rows, self.experiment.early_stopping):
+            self.ended = "stalled"
+        return bool(self.ended)
+
+    def _train(self, training: Iterator[Any], number: int) -> float:
+        """Take some steps; return the epoch's mean loss so far."""
+        begin = time.perf_counter()
+        self.state.waited_s += float(self.steps.train(training, tf.constant(number)))
+        loss = self.steps.loss()
+        self.state.trained_s += time.perf_counter() - begin
+        self.state.step += number
+        require_finite(loss, "loss", f"at step {self.state.step} of epoch {self.state.epoch + 1}")
+        return loss
+
+    def _look(self, signals: "Signals", deadline: float, save_minutes: float) -> None:
+        """Save or stop if it is time to, all workers together; the chief's clock counts."""
+        now, chief = time.monotonic(), self.cluster.is_chief
+        due = chief and now - self._saved > 60 * save_minutes
+        late = chief and now > deadline
+        due, late, interrupted = self.cluster.anybody([due, late, signals.received])
+        if interrupted or late:
+            self.ended = "interrupted" if interrupted else "out of time"
+        if due or self.ended:
+            self._save()
+
+    def _set_rate(self) -> None:
+        if self.experiment.schedule != "cosine":
+            self.steps.network.optimizer.learning_rate = learning_rate(self.state.rows, self.experiment)
+
+    def _end_epoch(self) -> Row:
+        """Validate, and keep what the epoch came to."""
+        state, results = self.state, self.steps.results()
+        rate = float(np.asarray(self.steps.network.optimizer.learning_rate))
+        validation = self.cluster.distributed(self.source.validation(shard=self.cluster.shard))
+        self.steps.validate(iter(validation), tf.constant(self.source.validation_steps))
+        results |= {f"val_{name}": value for name, value in self.steps.results().items()}
+        # The weights that the last step left have no training loss yet: validation is what shows them.
+        for name in ("loss", "val_loss", MONITOR):
+            require_finite(results[name], name, f"after epoch {state.epoch + 1}")
+        speed = {"slices_per_s": self.source.slices / state.trained_s, "input_wait": state.waited_s / state.trained_s}
+        row = {"epoch": state.epoch, **results, "learning_rate": rate, **speed}
+        state.rows.append(row)
+        state.epoch, state.step, state.waited_s, state.trained_s = state.epoch + 1, 0, 0.0, 0.0
+        self._save()
+        self._publish()
+        return row
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        self.state.arrays = self.steps.read()
+        for name, array in zip(self.state.names, self.state.arrays, strict=True):
+            # A step's loss is that of the weights before it: those after it may be spoilt all the same.
+            require_finite(array.sum(), name, f"at step {self.state.step} of epoch {self.state.epoch + 1}")
+        if self.cluster.is_chief:
+            save_state(self._folder, self.state)
+
+    def _publish(self) -> None:
+        """Write what follows from a state at the end of an epoch: the log, and its weights as `last`, and `best`."""
+        state = self.state
+        if not state.rows:
+            return
+        if self.cluster.is_chief:
+            write_log(self.run.path / "log.csv", state.rows)
+        if state.step == 0:
+            self.save_weights("last")
+            if best_row(state.rows) is state.rows[-1]:
+                self.save_weights("best")
+
+    def save_weights(self, which: str) -> None:
+        """Write the weights as the run's `best` or `last`; all workers must call it together."""
+        network = self.steps.network
+        alone = tf.keras.Model(network.inputs, network.outputs)  # without the optimizer: a third of the size
+        if self.cluster.is_chief:
+            with self.run.replacing_checkpoint(which) as beside:
+                alone.save_weights(beside)
+        else:  # to read averages over all workers takes all workers
+            with tempfile.TemporaryDirectory() as folder:
+                alone.save_weights(Path(folder) / ".weights.h5")
+
+
+def require_finite(value: float, name: str, when: str) -> None:
+    """Raise FloatingPointError for a loss or score that is not a number."""
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"training stopped {when}: the {name} must be finite. Received: {value}. "
+            "The checkpoints before it are kept; a lower --learning-rate or --precision float32 may help"
+        )
+
+
+@contextlib.contextmanager
+def _named_errors(cluster: Cluster) -> Iterator[None]:
+    """Turn what TensorFlow raises into our own errors."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError("out of memory; a lower --batch-size or --image-size needs less") from error
+    except tf.errors.OpError as error:
+        named = data_error(error)
+        if cluster.workers > 1 and named is error:  # collectives fail in several ways when somebody has gone
+            kind = type(error).__name__
+            raise RuntimeError(f"another worker is gone ({kind}); start all again with --run to go on") from error
+        raise named from error
+
+
+class Signals:
+    """Notes Ctrl-C and SIGTERM instead of breaking off in the middle of something; a second Ctrl-C breaks off."""
+
+    received = False
+
+    def __enter__(self) -> "Signals":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True

@@ -1,0 +1,86 @@
+"""An evaluation folder, as evaluate writes it and the report reads it."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tf_liver.data import LIVERS, DataError
+from tf_liver.volume.words import number
+
+
+@dataclass
+class Evaluation:
+    """What lies in an evaluation folder."""
+
+    folder: Path
+    rows: list[dict[str, str]]
+    summary: dict[str, Any]
+
+    @property
+    def regions(self) -> list[str]:
+        """The regions in the order of metrics.csv."""
+        return list(dict.fromkeys(row["region"] for row in self.rows))
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that was evaluated, where it still is."""
+        path = Path(str(self.summary.get("run")))
+        return path if path.is_dir() else None
+
+    def of_region(self, region: str) -> list[dict[str, str]]:
+        """Return the rows of one region."""
+        return [row for row in self.rows if row["region"] == region]
+
+    def figures_of(self, region: str) -> dict[str, Any]:
+        """Return score → its figures over all cases, for the scores that apply to a region."""
+        return self.summary.get("regions", {}).get(region, {})
+
+    def of_case(self, case_id: str) -> dict[str, dict[str, str]]:
+        """Return region → row of one case."""
+        return {row["region"]: row for row in self.rows if row["case_id"] == case_id}
+
+    @property
+    def labels(self) -> dict[str, tuple[int, ...]]:
+        """The labels of each region that has any, liver by the convention it was scored with."""
+        liver = LIVERS.get(self.summary.get("liver", "whole"), LIVERS["whole"])
+        known = {"liver": tuple(liver), "tumour": (2,)}
+        return {region: known[region] for region in self.regions if region in known} or {"liver": tuple(liver)}
+
+    def prediction(self, case_id: str) -> Path:
+        """Return where the label map of a case lies."""
+        return self.folder / "predictions" / f"{case_id}.nii.gz"
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read metrics.csv and summary.json.
+
+    Raises:
+        DataError: one of them is missing or is not what evaluate writes.
+    """
+    try:
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as stream:
+            rows = [dict(row) for row in csv.DictReader(stream)]
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: not an evaluation folder: {Path(error.filename).name} is missing") from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{folder}: metrics.csv and summary.json must be what evaluate writes: {error}") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("regions"), dict):
+        raise DataError(f"{folder / 'summary.json'}: must hold an object with regions. Received: {str(summary)[:80]}")
+    whole = all(None not in row and None not in row.values() for row in rows)
+    if not rows or not whole or not {"case_id", "region", "dice"} <= rows[0].keys():
+        found = ", ".join(map(str, rows[0])) if rows else "no rows"
+        raise DataError(
+            f"{folder / 'metrics.csv'}: must hold whole rows with case_id, region and dice. Received: {found}"
+        )
+    for row in rows:
+        row.setdefault("note", _note(row))
+    return Evaluation(folder, rows, summary)
+
+
+def _note(row: dict[str, str]) -> str:
+    """Say what is empty: the reason of all that is undefined."""
+    empty = [side for side in ("reference", "prediction") if number(row.get(f"{side}_ml")) == 0]
+    return f"no {row['region']} in {'either' if len(empty) == 2 else empty[0]}" if empty else ""
