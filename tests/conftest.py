@@ -5,10 +5,8 @@ import shutil
 import signal
 from pathlib import Path
 
-import nibabel as nib  # isort: split
-
-import numpy as np
 import pytest
+from small import TINY
 
 # Before TensorFlow: the tests compare losses bit by bit, and speak of the CPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -19,12 +17,6 @@ from tf_liver.experiment import Experiment, load, replace
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and their child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-TINY = [
-    *("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--precision", "float32"),
-    "--no-store",
-    *("--backbone", "resnet18", "--batch-norm-momentum", "0.8", "--workers", "2"),
-]
 
 
 @pytest.fixture(scope="session")
@@ -73,19 +65,3 @@ def evaluated(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluation(evaluated: Path, tmp_path: Path) -> Path:
     """A copy of it to write into or to break."""
     return shutil.copytree(evaluated, tmp_path / "evaluation")
-
-
-def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None, slope: float = 1, inter: float = 0):
-    """Write voxels as they are, with a header that says slope and intercept."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine)
-    image.header.set_data_dtype(voxels.dtype)
-    data = bytearray(image.to_bytes())
-    data[112:120] = np.array([slope, inter], "<f4").tobytes()
-    if path.name.endswith(".gz"):
-        import gzip
-
-        path.write_bytes(gzip.compress(bytes(data), 1))
-    else:
-        path.write_bytes(data)
-    return path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, write_nifti
+from small import TINY, write_nifti
 
 from tf_liver import evaluate, export, predict, prepare, train
 from tf_liver import phantoms as phantoms_command

@@ -9,8 +9,8 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
 from scipy import stats
+from small import write_nifti
 
 from tf_liver import evaluate
 from tf_liver.data.nifti import read_label

@@ -8,7 +8,7 @@ import subprocess
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
+from small import write_nifti
 
 from tf_liver import predict
 from tf_liver.data.nifti import read_volume

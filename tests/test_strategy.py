@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from small import TINY
 
 from tf_liver import train
 from tf_liver.data.pipeline import dealt

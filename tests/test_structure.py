@@ -17,7 +17,7 @@ RANK = {
     "model": 2,
     "volume": 3,
     "serving": 3,
-    "journal": 4,
+    "callbacks": 4,
     "strategy": 4,
     "tracking": 4,
     "training": 5,

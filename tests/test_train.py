@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from small import TINY
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tf_liver import evaluate, export, journal, predict, train
+from tf_liver import callbacks, evaluate, export, predict, train
 from tf_liver.runs import Run
 
 
@@ -138,7 +138,7 @@ def test_ctrl_c_before_the_first_step_exits_130(phantoms, tmp_path, capsys, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal, "TensorBoard", interrupted)
+    monkeypatch.setattr(callbacks, "Overlays", interrupted)
     assert train.main(["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 

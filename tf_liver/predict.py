@@ -97,6 +97,7 @@ def server_model(options: PredictOptions) -> Any:
     """Return the model behind --server, and say on the screen where it is."""
     from tf_liver.serving.client import Address, RemoteModel
 
+    assert options.server is not None
     print(f"predicting with {options.server}", flush=True)
     return RemoteModel(Address(options.server, options.model, options.version, options.ca_file))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_liver import files
-from tf_liver.history import Row
 from tf_liver.model.predictor import SlicePredictor
 from tf_liver.model.unet import load_network
 from tf_liver.runs import Run
@@ -21,7 +21,7 @@ _FILES = ("experiment.json", "run.json", "split.json", "log.csv")
 _LINK = "mlflow.json"
 
 
-class MLflow:
+class MLflow(tf.keras.callbacks.Callback):
     """Tells an MLflow store each epoch's row; a run that goes on goes on there too.
 
     store: a folder, which then holds an SQLite file and the artefacts, or the address of a store.
@@ -35,6 +35,7 @@ class MLflow:
             import mlflow
         except ImportError as error:
             raise ValueError(f"--mlflow: needs `pip install 'tf_liver[mlflow]'`. Received: {error}") from error
+        super().__init__()
         self._run, self._mlflow = run, mlflow
         artefacts = None
         if ":" not in store:  # MLflow 3 has left its own folders of files for databases
@@ -63,10 +64,10 @@ class MLflow:
         files.write_atomic(self._run.path / _LINK, json.dumps({"store": store, "id": own}) + "\n")
         return own
 
-    def __call__(self, row: Row) -> None:
-        for name, value in row.items():
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        for name, value in logs.items():
             if name != "epoch":
-                self._client.log_metric(self._id, name, value, step=int(row["epoch"]))
+                self._client.log_metric(self._id, name, value, step=epoch)
 
     def finish(self) -> None:
         """Add the run's files, and its best weights as a model that takes HU slices."""

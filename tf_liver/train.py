@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from tf_liver.command import (
     DONE,
@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_writable(old.path if old else options.run or options.runs)
 
     tf = quiet_tensorflow(devices=options.strategy != "multiworker" and "TF_CONFIG" not in os.environ)
+    from tf_liver.callbacks import telling
     from tf_liver.data.source import open_source
-    from tf_liver.journal import TensorBoard
     from tf_liver.model.precision import choose_policy, device_line
     from tf_liver.model.unet import build_network, compile_network
     from tf_liver.strategy import choose_cluster
@@ -128,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cluster.is_chief:
             run.write_experiment(plan.experiment)  # with more epochs, perhaps
         deadline = begin + 60 * (options.max_minutes or math.inf)
-        listeners: list[Any] = [TensorBoard(run, network, source.validation())]
+        callbacks = telling(run, source)
         if options.mlflow and cluster.is_chief:
             from tf_liver.tracking import MLflow
 
-            listeners.append(MLflow(options.mlflow, run))
-        training.go_on(deadline, options.save_minutes, listeners)
+            callbacks.append(tracked := MLflow(options.mlflow, run))
+        training.go_on(deadline, options.save_minutes, callbacks)
     if options.mlflow and cluster.is_chief and training.state.rows:
-        listeners[-1].finish()
+        tracked.finish()
     return _say_end(training, (time.monotonic() - begin) / 60)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_liver.callbacks import steering
 from tf_liver.data.pipeline import data_error
 from tf_liver.data.source import Source
 from tf_liver.experiment import Experiment
-from tf_liver.history import MONITOR, Row, best_row, has_stalled, learning_rate, write_log
-from tf_liver.journal import Listener, Progress
+from tf_liver.history import MONITOR, Row, best_row, write_log
 from tf_liver.model.steps import Steps
 from tf_liver.runs import Run
 from tf_liver.state import State, StateError, newest_state, remove_leftovers, save_state
@@ -37,7 +37,9 @@ class Training:
         xla: bool = False,
     ) -> None:
         self.run, self.experiment, self.cluster, self.source = run, experiment, cluster, source
-        self.steps = Steps(network, cluster.strategy, xla)
+        self.network, self.steps = network, Steps(network, cluster.strategy, xla)
+        # Their memory is in no state: it is what they make of the epochs so far, which `go_on` tells them again.
+        self._steering = tf.keras.callbacks.CallbackList(steering(experiment), model=network)
         self.state = State(identity, names=[variable.name for variable in self.steps.variables()])
         self.ended = ""  # how: done, stalled, out of time, interrupted
         self._folder = run.path / "checkpoints"
@@ -71,11 +73,13 @@ class Training:
         if self.cluster.total(own) != [number * self.cluster.workers for number in own]:
             raise StateError(f"{self.run.path}: all workers must see this folder, with one state in it")
 
-    def go_on(self, deadline: float, save_minutes: float, listeners: Sequence[Listener] = ()) -> None:
+    def go_on(
+        self, deadline: float, save_minutes: float, callbacks: Sequence[tf.keras.callbacks.Callback] = ()
+    ) -> None:
         """Train until the epochs are done, patience or time is over, or somebody interrupts; `ended` says which.
 
         deadline: on time.monotonic's clock. save_minutes: how often the state is saved within an epoch; after one
-        it always is. listeners: are told each epoch's row, the chief's only.
+        it always is. callbacks: the chief's only; epochs, groups of steps and rows are told as Keras tells them.
 
         Raises:
             FloatingPointError: a loss or score that is not a number; it is in no checkpoint.
@@ -83,24 +87,43 @@ class Training:
             MemoryError: which setting to lower.
         """
         state, total = self.state, self.source.steps
-        progress = Progress(self.experiment.epochs, total, show=self.cluster.is_chief)
         batches = self.source.training(start=state.epoch * total + state.step, shard=self.cluster.shard)
         iterator = iter(self.cluster.distributed(batches))
-        with Signals() as signals, _named_errors(self.cluster):
+        self._steer_again()
+        with Signals() as signals, _named_errors(self.cluster), self._told(callbacks) as told:
             while not self._finished():
-                self._set_rate()
-                progress.begin(state.epoch, state.step)
+                told.on_epoch_begin(state.epoch)
                 while state.step < total and not self.ended:
-                    number = min(self.cluster.steps_per_look, total - state.step)
-                    progress.advance(number, self._train(iterator, number))
+                    told.on_train_batch_begin(state.step)
+                    loss = self._train(iterator, min(self.cluster.steps_per_look, total - state.step))
+                    told.on_train_batch_end(state.step - 1, {"loss": loss})
                     self._look(signals, deadline, save_minutes)
                 if not self.ended:
                     row = self._end_epoch()
-                    progress.end(row)
-                    for tell in listeners if self.cluster.is_chief else ():
-                        tell(row)
+                    told.on_epoch_end(state.epoch - 1, dict(row))
                     if not self._finished():
                         self._look(signals, deadline, save_minutes)
+
+    @contextlib.contextmanager
+    def _told(self, callbacks: Sequence[tf.keras.callbacks.Callback]) -> Iterator[tf.keras.callbacks.CallbackList]:
+        """Give the chief's callbacks, or nobody's, from the beginning to the end of their training."""
+        chiefs = list(callbacks) if self.cluster.is_chief else []
+        epochs = self.experiment.epochs
+        told = tf.keras.callbacks.CallbackList(chiefs, model=self.network, epochs=epochs, steps=self.source.steps)
+        told.on_train_begin()
+        try:
+            yield told
+        finally:
+            told.on_train_end()
+
+    def _steer_again(self) -> None:
+        """Bring learning rate and patience to where the epochs so far have brought them."""
+        self.network.stop_training = False
+        if self.experiment.schedule != "cosine":
+            self.network.optimizer.learning_rate = self.experiment.learning_rate
+        self._steering.on_train_begin()
+        for row in self.state.rows:
+            self._steering.on_epoch_end(int(row["epoch"]), dict(row))
 
     def _finished(self) -> bool:
         """Return whether nothing is left to do."""
@@ -108,7 +131,7 @@ class Training:
             return True
         if self.state.epoch >= self.experiment.epochs:
             self.ended = "done"
-        elif has_stalled(self.state.rows, self.experiment.early_stopping):
+        elif self.network.stop_training:
             self.ended = "stalled"
         return bool(self.ended)
 
@@ -133,14 +156,10 @@ class Training:
         if due or self.ended:
             self._save()
 
-    def _set_rate(self) -> None:
-        if self.experiment.schedule != "cosine":
-            self.steps.network.optimizer.learning_rate = learning_rate(self.state.rows, self.experiment)
-
     def _end_epoch(self) -> Row:
         """Validate, and keep what the epoch came to."""
         state, results = self.state, self.steps.results()
-        rate = float(np.asarray(self.steps.network.optimizer.learning_rate))
+        rate = float(np.asarray(self.network.optimizer.learning_rate))
         validation = self.cluster.distributed(self.source.validation(shard=self.cluster.shard))
         self.steps.validate(iter(validation), tf.constant(self.source.validation_steps))
         results |= {f"val_{name}": value for name, value in self.steps.results().items()}
@@ -153,6 +172,7 @@ class Training:
         state.epoch, state.step, state.waited_s, state.trained_s = state.epoch + 1, 0, 0.0, 0.0
         self._save()
         self._publish()
+        self._steering.on_epoch_end(state.epoch - 1, dict(row))
         return row
 
     def _save(self) -> None:
@@ -178,8 +198,7 @@ class Training:
 
     def save_weights(self, which: str) -> None:
         """Write the weights as the run's `best` or `last`; all workers must call it together."""
-        network = self.steps.network
-        alone = tf.keras.Model(network.inputs, network.outputs)  # without the optimizer: a third of the size
+        alone = tf.keras.Model(self.network.inputs, self.network.outputs)  # without the optimizer: a third of the size
         if self.cluster.is_chief:
             with self.run.replacing_checkpoint(which) as beside:
                 alone.save_weights(beside)

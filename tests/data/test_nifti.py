@@ -4,10 +4,10 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from small import write_nifti
 
 from tf_liver.data import DataError, DataWarning
 from tf_liver.data.nifti import canonical, check_same_grid, iterate_slices, read_label, read_volume

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_nifti
+from small import write_nifti
 
 from tf_liver.data import DataError, DataWarning, pipeline
 from tf_liver.data.augment import Augmenter

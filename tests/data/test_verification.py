@@ -3,11 +3,11 @@ from collections import Counter
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from small import write_nifti
 
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import nibabel as nib
 import numpy as np
-from conftest import write_nifti
 from nibabel.nifti1 import Nifti1Extension
+from small import write_nifti
 
 from tf_liver import verify
 

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_nifti
 from damage import AFFINE, SHAPE, ct_voxels, label_voxels, run_verify, write_folder
+from small import write_nifti
 
 from tf_liver.data import DataError
 from tf_liver.data.cases import Split, choose_split, find_cases

@@ -11,9 +11,9 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
 from damage import AFFINE, DIM, SHAPE, SLOPE, ct_voxels, field, in_stream, run_verify, write_folder
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from small import write_nifti
 
 from tf_liver.data import DataError, DataWarning
 from tf_liver.data.build import build_case

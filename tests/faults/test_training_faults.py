@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY
+from small import TINY
 
-from tf_liver import evaluate, journal, train
+from tf_liver import callbacks, evaluate, train
 from tf_liver.runs import Run
 from tf_liver.state import newest_state
 
@@ -140,11 +140,11 @@ def test_row_55_a_state_of_another_network_is_refused_by_name(phantoms, copied, 
 def test_row_57_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypatch, saving, step, name):
     """Poison in the weights after an epoch that was good: seen in the loss, or before they would be saved."""
 
-    class Poison(journal.TensorBoard):
-        def __call__(self, row):
-            self._network.get_layer("logits").bias.assign([np.nan])
+    class Poison(callbacks.Overlays):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.get_layer("logits").bias.assign([np.nan])
 
-    monkeypatch.setattr(journal, "TensorBoard", Poison)
+    monkeypatch.setattr(callbacks, "Overlays", Poison)
     assert train.main(argv(phantoms, tmp_path / "run", *saving)) == 1
     assert f"stopped at step {step} of epoch 2: the {name} must be finite. Received: nan" in capsys.readouterr().err
     assert len(log(tmp_path / "run")) == 1

@@ -4,11 +4,11 @@ import re
 import cv2
 import numpy as np
 import pytest
-from conftest import write_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Polygon
+from small import write_nifti
 
 from tf_liver.data.cases import Case
 from tf_liver.volume.drawing import bounding_box, counts_across, outline

@@ -5,7 +5,7 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
+from small import write_nifti
 
 from tf_liver.data import DataWarning
 from tf_liver.data.cases import Case

@@ -7,10 +7,10 @@ import threading
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from small import write_nifti
 
 from tf_liver.data.write import PROBABILITY_ONE
 from tf_liver.volume import inference

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write_nifti
+from small import write_nifti
 
 from tf_liver.data.nifti import read_volume
 from tf_liver.volume.statistics import statistics

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 from nibabel.affines import apply_affine, voxel_sizes
