@@ -12,7 +12,7 @@ import pytest
 from serving_servers import breaking_wire, standin
 
 from tf_liver.serving import client
-from tf_liver.serving.client import Address, RemoteModel, ServerError, slices_per_request
+from tf_liver.serving.client import REQUEST_BYTES, Address, RemoteModel, ServerError, slices_per_request
 from tf_liver.volume.inference import segment_volume
 
 PROTOCOLS = ("rest", "grpc")
@@ -53,10 +53,8 @@ def test_as_a_predictor_and_what_it_says_of_itself(server, slices, local, protoc
 
 
 def test_requests_are_whole_batches():
-    assert slices_per_request(np.zeros((1000, 512, 512), np.int16)) == 64
-    assert slices_per_request(np.zeros((1000, 600, 600), np.int16)) == 32
-    assert slices_per_request(np.zeros((10, 2048, 2048), np.int16)) == 4
-    assert slices_per_request(np.zeros((10, 8192, 8192), np.int16)) == 1
+    for side, count in ((512, 64), (600, 32), (2048, 4), (8192, 1)):
+        assert slices_per_request(np.broadcast_to(np.int16(0), (1000, side, side)), REQUEST_BYTES) == count
 
 
 def test_hu_that_are_no_whole_numbers(server, slices, predictor):

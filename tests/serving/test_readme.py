@@ -41,4 +41,4 @@ def test_files_and_image_are_those_of_the_export():
     for name in re.findall(r"(?<!v1)/models/([\w.]+)", SECTION):
         assert name in FILES
     done = subprocess.run(["make", "-n", "serve"], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.split() == ["docker", "compose", "-f", "export/compose.yaml", "up"]
+    assert shlex.split(done.stdout) == ["docker", "compose", "-f", "export/compose.yaml", "up"]

@@ -168,7 +168,7 @@ def speed_lines(facts: dict[str, Any]) -> list[str]:
         )
     if own := facts.get("beside_predict"):
         lines.append(
-            f"`predict` resizes with OpenCV, the served model with TensorFlow: Dice {own['dice']:.5f} between their masks, "
-            f"probabilities at most {own['max_probability_difference']:.2g} apart."
+            f"`predict` resizes with OpenCV, the served model with TensorFlow: Dice {own['dice']:.5f} between "
+            f"their masks, probabilities at most {own['max_probability_difference']:.2g} apart."
         )
     return lines

@@ -94,7 +94,7 @@ class RemoteModel:
     """A served model that segments whole scans; as a predictor, it answers with labels for probabilities."""
 
     def __init__(self, address: Address) -> None:
-        self._address = address
+        self._address, self._request_bytes = address, REQUEST_BYTES
         self._transport: Transport
         if urlsplit(address.url).scheme.startswith("grpc"):
             require_serving_api()
@@ -126,7 +126,7 @@ class RemoteModel:
             ServerError: the server refused, did not answer in time, or was not to be had for ATTEMPTS times.
         """
         label_map = np.empty(slices.shape, np.uint8)
-        size = slices_per_request(slices)
+        size = slices_per_request(slices, self._request_bytes)
         parts = self._parts(slices, size)
         if len(slices) > size:
             parts = track(parts, "asking the server", -(-len(slices) // size))
@@ -145,6 +145,7 @@ class RemoteModel:
                 if len(part) == 1:
                     raise ServerError(f"{self._address.url}: refuses a single slice as too large: {error}") from error
                 size = (len(part) + 1) // 2
+                self._request_bytes = size * part[0].nbytes  # the next scan need not find out again
                 continue
             if labels.shape != part.shape or labels.dtype != np.uint8:
                 raise ServerError(
@@ -167,7 +168,7 @@ class RemoteModel:
         raise ServerError(f"{self._address.url}: not available, {ATTEMPTS} times: {last}") from last
 
 
-def slices_per_request(slices: np.ndarray) -> int:
-    """Return how many slices go into a request: whole batches of the served model, as far as REQUEST_BYTES allow."""
-    count = max(1, REQUEST_BYTES // (slices.itemsize * slices.shape[1] * slices.shape[2]))
+def slices_per_request(slices: np.ndarray, most_bytes: int) -> int:
+    """Return how many slices go into a request: whole batches of the served model, as far as the bytes allow."""
+    count = max(1, most_bytes // (slices.itemsize * slices.shape[1] * slices.shape[2]))
     return max(count // BATCH_SLICES * BATCH_SLICES, min(count, BATCH_SLICES))
