@@ -36,6 +36,8 @@ class Training:
         source: Source,
         xla: bool = False,
     ) -> None:
+        if xla and cluster.replicas > 1:
+            raise ValueError(f"--xla: needs one device; --strategy none takes one. Received: {cluster.replicas}")
         self.run, self.experiment, self.cluster, self.source = run, experiment, cluster, source
         self.steps = Steps(network, cluster.strategy, xla)
         self.state = State(identity, names=[variable.name for variable in self.steps.variables()])
