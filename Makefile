@@ -12,7 +12,7 @@ ARGS ?=
 export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo phantoms data verify prepare train evaluate predict export test test-slow bench bench-peers lint format clean
+.PHONY: help demo phantoms data verify prepare train evaluate predict export test test-slow bench bench-train bench-peers lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 
 bench: $(VENV)/.filled  ## the benchmarks; beside peers where make bench-peers was run
 	$(VENV)/bin/python benchmarks/bench_pipeline.py $(ARGS)
+
+bench-train: $(VENV)/.filled  ## how fast training is beside a plain script and PyTorch
+	$(VENV)/bin/python benchmarks/bench_train.py $(ARGS)
 
 bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI and PyTorch, for the benchmarks only
 	$(PYTHON) -m venv .venv-peers
