@@ -24,12 +24,13 @@ from tf_liver.data.build import PREPARED
 from tf_liver.data.cases import DEFAULT_DATA
 from tf_liver.experiment import replace
 from tf_liver.history import MONITOR, best_row
-from tf_liver.plan import locked, make_plan, run_to_go_on
+from tf_liver.plan import Plan, locked, make_plan, run_to_go_on
 from tf_liver.runs import RUNS, Run, require_writable
 
 STRATEGIES = ("auto", "none", "mirrored", "multiworker")
 
 if TYPE_CHECKING:
+    from tf_liver.strategy import Cluster
     from tf_liver.training import Training
 
 
@@ -98,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.training import Training
 
     cluster = choose_cluster(options.strategy)
-    if options.xla and cluster.replicas > 1:
-        raise ValueError(f"--xla: needs one device; --strategy none takes one. Received: {cluster.replicas}")
     device, policy = device_line(), choose_policy(plan.precision)
     print(f"training {plan.experiment.name} on {device}; precision {policy}", flush=True)
     experiment, seed = replace(plan.experiment, precision=policy), plan.facts["seed"]
@@ -110,33 +109,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         network = build_network(experiment)  # before the slices are prepared: it may have to refuse the backbone
 
     with contextlib.ExitStack() as opened:  # the processes that load batches, and the lock on the run
-        source = opened.enter_context(
-            open_source(plan.data, plan.prepared, plan.split, experiment, seed, options.workers)
-        )
+        slices = open_source(plan.data, plan.prepared, plan.split, experiment, seed, options.workers)
+        source = opened.enter_context(slices)
         with cluster.strategy.scope():
             compile_network(network, experiment, source.steps)
-        machine = {"workers": options.workers, "device": device, "policy": policy}
-        facts = {"command": command_line("train", argv), **plan.facts, **machine}
+        machine = {"workers": options.workers, "device": device, "policy": policy, "strategy": options.strategy}
+        run = _run_folder(options, plan, {"command": command_line("train", argv), **plan.facts, **machine}, cluster)
         if cluster.is_chief:
-            run = old or Run.create(options.runs, plan.experiment, facts, plan.split.case_ids, options.run)
             opened.enter_context(locked(run))
-        else:
-            run = old or Run(options.run or Path())
         print(f"run folder {run.path}: {source.summary}", flush=True)
         training = Training(run, plan.identity(policy), experiment, network, cluster, source, options.xla)
         training.recall()
         if cluster.is_chief:
             run.write_experiment(plan.experiment)  # with more epochs, perhaps
+        mlflow = _mlflow(options, run) if cluster.is_chief else None
+        callbacks = telling(run, source) + ([mlflow] if mlflow else [])
         deadline = begin + 60 * (options.max_minutes or math.inf)
-        callbacks = telling(run, source)
-        if options.mlflow and cluster.is_chief:
-            from tf_liver.tracking import MLflow
-
-            callbacks.append(tracked := MLflow(options.mlflow, run))
         training.go_on(deadline, options.save_minutes, callbacks)
-    if options.mlflow and cluster.is_chief and training.state.rows:
-        tracked.finish()
+    if mlflow and training.state.rows:
+        mlflow.finish()
     return _say_end(training, (time.monotonic() - begin) / 60)
+
+
+def _run_folder(options: TrainOptions, plan: Plan, facts: dict[str, Any], cluster: "Cluster") -> Run:
+    """Return the run to go on with, or a new one, which the chief makes."""
+    if plan.run:
+        return plan.run
+    if cluster.is_chief:
+        return Run.create(options.runs, plan.experiment, facts, plan.split.case_ids, options.run)
+    assert options.run  # _check has seen to it
+    return Run(options.run)
+
+
+def _mlflow(options: TrainOptions, run: Run) -> Any:
+    """Return what writes to the MLflow store; None if none was asked for."""
+    if not options.mlflow:
+        return None
+    from tf_liver.tracking import MLflow
+
+    return MLflow(options.mlflow, run)
 
 
 def _check(options: TrainOptions) -> None:

@@ -36,6 +36,8 @@ class Training:
         source: Source,
         xla: bool = False,
     ) -> None:
+        if xla and cluster.replicas > 1:
+            raise ValueError(f"--xla: needs one device; --strategy none takes one. Received: {cluster.replicas}")
         self.run, self.experiment, self.cluster, self.source = run, experiment, cluster, source
         self.network, self.steps = network, Steps(network, cluster.strategy, xla)
         # Their memory is in no state: it is what they make of the epochs so far, which `go_on` tells them again.
@@ -225,6 +227,8 @@ def _named_errors(cluster: Cluster) -> Iterator[None]:
         raise MemoryError("out of memory; a lower --batch-size or --image-size needs less") from error
     except tf.errors.OpError as error:
         named = data_error(error)
+        if isinstance(named, MemoryError) and "lower" not in str(named):
+            named = MemoryError(f"out of memory; a lower --batch-size or --image-size needs less ({named})")
         if cluster.workers > 1 and named is error:  # collectives fail in several ways when somebody has gone
             kind = type(error).__name__
             raise RuntimeError(f"another worker is gone ({kind}); start all again with --run to go on") from error

@@ -154,28 +154,27 @@ def test_row_57_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypa
 
 @pytest.mark.slow
 def test_row_59_a_reader_that_fails_in_mid_epoch_names_the_file(phantoms, tmp_path):
-    """One byte of a prepared slice flips while training goes on: exit code 2, one line, no hang; then it is mended."""
+    """A file of prepared slices is cut short while training goes on: exit code 2, one line, no hang."""
     run, prepared = tmp_path / "run", tmp_path / "prepared"
     arguments = [a for a in argv(phantoms, run) if a != "--no-store"] + ["--prepared", prepared]
-    process = child([*arguments, "--epochs", 500])
-    wait_for(process, "epoch ")
-    case = Run(run).read_json("split.json")["train"][0]
-    (victim,) = prepared.rglob(f"{case}.images.npy")
-    with open(victim, "r+b") as file:
-        file.seek(victim.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 1]))
-    _, err = process.communicate(timeout=120)
+    with child([*arguments, "--epochs", 500]) as process:
+        try:
+            assert wait_for(process, "epoch ")
+            case = Run(run).read_json("split.json")["train"][0]
+            (victim,) = prepared.rglob(f"{case}.images.npy")
+            os.truncate(victim, 200)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 2, err
+    assert len(err.strip().splitlines()) == 1, err
     assert victim.name in err
-    assert "Traceback" not in err
 
 
 @pytest.mark.slow
 def test_row_61_out_of_memory_says_what_to_lower(phantoms, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # noqa: E731
-    big = ["--image-size", 2048, "--batch-size", 1024]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))  # noqa: E731
+    big = ["--image-size", 1024, "--batch-size", 64, "--workers", 1]
     process = child([*argv(phantoms, tmp_path / "run"), *big], preexec_fn=limit)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
