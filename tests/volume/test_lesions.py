@@ -56,6 +56,11 @@ def test_a_found_lesion_is_scored_alone():
     assert scores["rmsd_mm"] == pytest.approx((25 / 7) ** 0.5)
 
 
+def test_a_found_lesion_is_scored_whole_where_the_prediction_is_larger():
+    (scores,) = match_lesions(row((2, 6)), row((1, 8)), STEP_MM).of_found
+    assert (scores["rvd"], scores["msd_mm"]) == (3 / 4, 10)
+
+
 def test_neighbours_by_an_edge_are_two_lesions():
     mask = np.zeros((2, 2, 1), bool)
     mask[0, 0] = mask[1, 1] = True

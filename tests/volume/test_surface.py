@@ -8,6 +8,7 @@ from scipy.spatial import distance
 from scipy.spatial.transform import Rotation
 from surface_distance import lookup_tables
 
+from tf_liver.volume import surface
 from tf_liver.volume.surface import (
     assd,
     border,
@@ -159,6 +160,20 @@ def test_both_ways_are_one_and_a_mask_is_no_way_from_itself(reference, predictio
         same = distances(reference, reference, step_mm)
         assert nsd(same, 0) == 1
         assert not assd(same) > 0
+
+
+@pytest.mark.parametrize(("far_mm", "many"), [(1.0, 0), (1.0, 10**6), (0.0, 0)])
+def test_far_cells_by_tree_and_by_distance_transform_are_one(monkeypatch, far_mm, many):
+    reference, prediction = ellipsoids()
+    step_mm = np.diag(SPACING_MM)
+    for distances in (element_distances, border_distances):
+        expected = distances(reference, prediction, step_mm)
+        with monkeypatch.context() as patch:
+            patch.setattr(surface, "FAR_MM", far_mm)
+            patch.setattr(surface, "MANY", many)
+            got = distances(reference, prediction, step_mm)
+        np.testing.assert_allclose(got.of_reference, expected.of_reference, atol=1e-9)
+        np.testing.assert_allclose(got.of_prediction, expected.of_prediction, atol=1e-9)
 
 
 def test_the_scan_s_edge_is_a_border():

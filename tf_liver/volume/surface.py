@@ -24,6 +24,9 @@ from skimage.measure import marching_cubes
 # Sums of rounded numbers may pass a bound that they equal: a nanometre, and a billionth of a surface, of slack.
 ROUNDING_MM = 1e-6
 ROUNDING_SHARE = 1e-9
+# More than so many cells so far from the other surface are left to a distance transform, which takes 56 bytes a voxel:
+# in a box of no more voxels than these.
+FAR_MM, MANY, BOX_VOXELS = 20.0, 20_000, 40_000_000
 
 
 @dataclass(frozen=True)
@@ -169,16 +172,34 @@ def _distances(
     a: np.ndarray, b: np.ndarray, weights_a: np.ndarray, weights_b: np.ndarray, step_mm: np.ndarray
 ) -> SurfaceDistances:
     """Return the distances between two sets of (n, 3) indices; to an empty set they are infinite."""
-    points_a, points_b = a @ step_mm.T, b @ step_mm.T
-    return SurfaceDistances(_nearest(points_a, points_b), _nearest(points_b, points_a), weights_a, weights_b)
+    return SurfaceDistances(_nearest(a, b, step_mm), _nearest(b, a, step_mm), weights_a, weights_b)
 
 
-def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the distance of each point to the nearest of the others.
+def _nearest(cells: np.ndarray, others: np.ndarray, step_mm: np.ndarray) -> np.ndarray:
+    """Return the distance (mm) of each cell to the nearest of the others, (n, 3) indices each.
 
-    A tree over the few surface points is some times faster than a distance transform of the whole box, and it does
-    not ask for perpendicular axes.
+    A tree over the few surface cells is some times faster than a distance transform of the whole box, and it does not
+    ask for perpendicular axes; but many cells far from all others (a whole scan called liver) would take it minutes.
     """
     if not len(others):
-        return np.full(len(points), np.inf)
-    return KDTree(others, leafsize=32, balanced_tree=False, compact_nodes=False).query(points)[0]
+        return np.full(len(cells), np.inf)
+    tree = KDTree(others @ step_mm.T, leafsize=32, balanced_tree=False, compact_nodes=False)
+    points = cells @ step_mm.T
+    distances, _ = tree.query(points, distance_upper_bound=FAR_MM)
+    far = np.isinf(distances)
+    products = step_mm.T @ step_mm
+    perpendicular = np.allclose(products, np.diag(np.diag(products)), rtol=0, atol=1e-6)
+    if far.sum() > MANY and perpendicular and np.prod(np.ptp(np.vstack([cells, others]), axis=0) + 1) <= BOX_VOXELS:
+        distances[far] = _transformed(cells[far], others, np.sqrt(np.diag(products)))
+    elif far.any():
+        distances[far], _ = tree.query(points[far])
+    return distances
+
+
+def _transformed(cells: np.ndarray, others: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Return what `_nearest` does, by a distance transform of the box around all cells."""
+    lowest = np.minimum(cells.min(axis=0), others.min(axis=0))
+    highest = np.maximum(cells.max(axis=0), others.max(axis=0))
+    elsewhere = np.ones(highest - lowest + 1, bool)
+    elsewhere[tuple((others - lowest).T)] = False
+    return ndimage.distance_transform_edt(elsewhere, sampling=spacing_mm)[tuple((cells - lowest).T)]
