@@ -16,13 +16,14 @@ from tf_liver.experiment import POSTPROCESSING
 def postprocess(label_map: np.ndarray, kind: str) -> np.ndarray:
     """Return a mended copy of a label map: (D, H, W) uint8 → the same; `kind` is an experiment's `postprocessing`.
 
+    Where there is nothing to mend it is the label map itself, not copied.
+
     Components of one size: the first in memory order stays. An empty label map stays empty.
     """
     if kind not in POSTPROCESSING:
         raise ValueError(f"postprocessing: must be one of {', '.join(POSTPROCESSING)}. Received: {kind!r}")
-    box = bounding_box(label_map > 0)
-    if kind == "none" or box is None:
-        return label_map.copy()
+    if kind == "none" or (box := bounding_box(label_map)) is None:
+        return label_map
     inside = label_map[box]
     kept = largest_component(inside > 0)
     mended = np.where(kept, inside, 0)
@@ -34,7 +35,7 @@ def postprocess(label_map: np.ndarray, kind: str) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Return the smallest box around a mask, as a slice along each axis; None if the mask is empty."""
+    """Return the smallest box around what is not 0, as a slice along each axis; None if there is nothing."""
     along = [mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)) for axis in range(mask.ndim)]
     if not along[0].any():
         return None

@@ -23,7 +23,7 @@ def statistics(volume: Volume, label_map: np.ndarray, tumours: bool) -> dict[str
     first voxel's near side to the last one's far side. tumour_count: components of label 2, voxels being neighbours by
     their faces. warnings: what makes the figures doubtful.
     """
-    box = bounding_box(label_map > 0)
+    box = bounding_box(label_map)  # a mask would take as much memory again
     found: dict[str, Any] = {
         "liver_ml": 0.0,
         "liver_mean_hu": None,
