@@ -127,6 +127,7 @@ def test_evaluate_export_and_predict_need_a_run(capsys, tmp_path, trained):
     for module in (evaluate, export):
         assert "has no checkpoint best.weights.h5" in refused(capsys, module, half)
     (half / "run.json").write_text("{")
+    (half / "checkpoints" / "hashes.json").unlink()
     (half / "checkpoints" / "best.weights.h5").touch()
     assert "run.json: not JSON" in refused(capsys, evaluate, half)
 
