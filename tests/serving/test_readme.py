@@ -40,5 +40,5 @@ def test_files_and_image_are_those_of_the_export():
     assert image.removesuffix("-gpu") in yaml.safe_load(COMPOSE)["services"]["tf_liver"]["image"]
     for name in re.findall(r"(?<!v1)/models/([\w.]+)", SECTION):
         assert name in FILES
-    done = subprocess.run(["make", "-n", "serve"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(["make", "-n", "--no-print-directory", "serve"], capture_output=True, text=True, cwd=ROOT)
     assert shlex.split(done.stdout) == ["docker", "compose", "-f", "export/compose.yaml", "up"]

@@ -7,11 +7,12 @@ import threading
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from small import write_nifti
 
+from tf_liver.data.header import Nifti2Header
 from tf_liver.data.write import PROBABILITY_ONE
 from tf_liver.volume import inference
 from tf_liver.volume.inference import probability_path, segment_files, statistics_path
@@ -60,7 +61,23 @@ def test_every_orientation_finds_its_way_back(tmp_path, codes):
     np.testing.assert_array_equal(out.affine, source.affine)
 
 
+class Nifti2(nib.Nifti2Image):
+    """nibabel refuses to write, and to read again, a half turn that is rounded by 1e-15."""
+
+    header_class = Nifti2Header
+
+
 @settings(max_examples=60, deadline=None)
+@example(
+    shape=(1, 1, 1),
+    codes="LIP",
+    angles=(0.6854871976799068, 0.0, 2.4871938296009645e-14),
+    spacing=(1.0, 1.0, 1.0),
+    sform=0,
+    qform=1,
+    units="mm",
+    version=Nifti2,
+)
 @given(
     shape=st.tuples(*[st.integers(1, 20)] * 3),
     codes=st.sampled_from(ALL_48),
@@ -69,7 +86,7 @@ def test_every_orientation_finds_its_way_back(tmp_path, codes):
     sform=st.integers(0, 4),
     qform=st.integers(0, 4),
     units=st.sampled_from(["mm", "meter", "unknown"]),
-    version=st.sampled_from([nib.Nifti1Image, nib.Nifti2Image]),
+    version=st.sampled_from([nib.Nifti1Image, Nifti2]),
 )
 def test_any_oblique_grid_comes_back_voxel_for_voxel_and_header_for_header(
     tmp_path_factory, shape, codes, angles, spacing, sform, qform, units, version
@@ -85,7 +102,7 @@ def test_any_oblique_grid_comes_back_voxel_for_voxel_and_header_for_header(
     image.header.set_xyzt_units(units)
     (folder / "scan.nii").write_bytes(image.to_bytes())
     segmented(folder / "scan.nii", folder / "out.nii.gz")
-    source, out = nib.load(folder / "scan.nii"), nib.load(folder / "out.nii.gz")
+    source, out = version.from_filename(folder / "scan.nii"), version.from_filename(folder / "out.nii.gz")
     np.testing.assert_array_equal(np.asarray(out.dataobj), np.asarray(source.dataobj) // LIVER_HU)
     np.testing.assert_array_equal(out.affine, source.affine)
     kept = ["dim", "pixdim", "sform_code", "qform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"]

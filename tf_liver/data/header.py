@@ -16,6 +16,12 @@ MAX_EXTRA_BYTES = 1 << 20
 MAX_VOX_OFFSET = 1 << 26
 
 
+class Nifti2Header(nib.Nifti2Header):
+    """nibabel's, but quaternions may be as far from one as NIfTI-1's float32 leaves them in a converted file."""
+
+    quaternion_threshold = nib.Nifti1Header.quaternion_threshold
+
+
 def read_header(stream: io.RawIOBase, path: Path) -> Any:
     """Read a NIfTI-1 or NIfTI-2 header and its extensions, and leave the stream at the first voxel.
 
@@ -29,7 +35,7 @@ def read_header(stream: io.RawIOBase, path: Path) -> Any:
     if size in (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c"):
         kind = nib.Nifti1Header
     elif size in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
-        kind = nib.Nifti2Header
+        kind = Nifti2Header
         block += stream.read(540 - 348) or b""
     else:
         raise DataError(f"{path}: not a NIfTI file. Received: first bytes {block[:16]!r}")
