@@ -20,7 +20,7 @@ from tf_liver.command import (
     quiet_tensorflow,
 )
 from tf_liver.data.scans import find_scans, name_of_scan
-from tf_liver.experiment import Experiment
+from tf_liver.experiment import MIRRORING, Experiment
 from tf_liver.runs import RUNS, Run
 
 
@@ -121,10 +121,10 @@ def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirr
             mine, first = getattr(experiment, field), getattr(experiments[0], field)
             if mine != first:
                 raise ValueError(f"{run.path}: {field} must be that of {runs[0].path}, {first}. Received: {mine}")
-        if mirrored and experiment.augmentation != "flip_rotate":
+        if mirrored and experiment.augmentation not in MIRRORING:
             raise ValueError(
                 f"{run.path}: --tta averages over mirror images, on which the run must have been trained "
-                f"(augmentation flip_rotate). Received: {experiment.augmentation}"
+                f"(augmentation {' or '.join(MIRRORING)}). Received: {experiment.augmentation}"
             )
 
 
