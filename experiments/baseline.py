@@ -33,4 +33,6 @@ EXPERIMENT = Experiment(
     precision="auto",
     folds=5,
     postprocessing="none",
+    encoder_weights="none",
+    neighbours=0,
 )

@@ -24,7 +24,7 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver",)
 # Fields that came later, with what older runs did.
-ADDED = {"postprocessing": "none"}
+ADDED = {"postprocessing": "none", "encoder_weights": "none", "neighbours": 0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -85,6 +85,12 @@ class Experiment:
     postprocessing: str = _setting(
         "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
         choices=POSTPROCESSING,
+    )
+    encoder_weights: str = _setting(
+        "what the encoder begins with: none, imagenet, or a file of its weights without the top (.h5)"
+    )
+    neighbours: int = _setting(
+        "slices above and below each slice that the network sees as well, as channels: 2n + 1 of them", low=0, high=8
     )
 
     def __new__(cls, **fields: Any) -> "Experiment":
