@@ -33,4 +33,5 @@ EXPERIMENT = Experiment(
     precision="auto",
     folds=5,
     postprocessing="none",
+    averaging=0.0,
 )

@@ -20,7 +20,7 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver",)
 # Fields that came later, with what older runs did.
-ADDED = {"postprocessing": "none"}
+ADDED = {"postprocessing": "none", "averaging": 0.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -81,6 +81,12 @@ class Experiment:
     postprocessing: str = _setting(
         "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
         choices=POSTPROCESSING,
+    )
+
+    averaging: float = _setting(
+        "decay of the moving average of the weights, which validates and is kept; 0 keeps the last step's",
+        low=0.0,
+        high=0.99999,
     )
 
     def __new__(cls, **fields: Any) -> "Experiment":
