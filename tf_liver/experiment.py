@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-AUGMENTATIONS = ("resize", "rotate", "flip_rotate")
+AUGMENTATIONS = (
+    *("resize", "rotate", "flip_rotate", "affine"),
+    *("flip_rotate_intensity", "affine_intensity", "affine_intensity_elastic"),
+)
+MIRRORING = ("flip_rotate", "flip_rotate_intensity")  # after these a network knows mirror images
 LOSSES = ("bce", "dice", "bce_dice")
 NORMALISATIONS = ("clip_max", "window")
 POSTPROCESSING = ("none", "largest", "largest_filled")
