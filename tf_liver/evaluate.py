@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     cases = [case for case in task.cases if case.case_id not in unsegmented]
     keep = None if task.run else task.output / "predictions"
-    results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep)
+    tumours = task.run is not None and task.run.experiment.task == "tumour"
+    results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep, tumours)
     for result in results:
         if result.error:
             print(f"error: {result.error}", file=sys.stderr)
@@ -155,7 +156,8 @@ def segment(run: Run, checkpoint: str, cases: Sequence[Case], folder: Path) -> d
         return predictor
 
     outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
-    found = segment_files(load, [case.image for case in cases], outputs, experiment.postprocessing)
+    scans, tumours = [case.image for case in cases], experiment.task == "tumour"
+    found = segment_files(load, scans, outputs, experiment.postprocessing, tumours)
     wrong = {}
     for case, one in zip(cases, found, strict=True):
         if one.error:
