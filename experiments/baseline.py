@@ -34,4 +34,6 @@ EXPERIMENT = Experiment(
     folds=5,
     postprocessing="none",
     averaging=0.0,
+    tumour_head="regions",  # read by the task "tumour" only
+    tumour_ratio=0.0,
 )
