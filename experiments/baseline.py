@@ -35,4 +35,7 @@ EXPERIMENT = Experiment(
     postprocessing="none",
     encoder_weights="none",
     neighbours=0,
+    averaging=0.0,
+    tumour_head="regions",  # read by the task "tumour" only
+    tumour_ratio=0.0,
 )

@@ -13,6 +13,7 @@ from tf_liver.model.losses import LOSSES
 from tf_liver.model.optimizer import FusedAdam
 from tf_liver.model.precision import choose_policy
 from tf_liver.model.pretrained import COLOURS, NONE, encoder_weights, with_colours
+from tf_liver.model.regions import channels_of
 from tf_liver.model.weights import check_weights
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
@@ -23,7 +24,8 @@ def build_network(experiment: Experiment, fresh: bool = True, offline: bool = Fa
     """Return the untrained network under the experiment's precision policy.
 
     network(images): (B, H, W, 2n + 1) in the compute type for n neighbours on each side, the slice itself in the
-    middle → logits (B, H, W, 1) float32; H and W multiples of 32.
+    middle → logits (B, H, W, C) float32, for C see
+    regions.py; H and W multiples of 32.
 
     The library's own head computes in float16 under mixed precision; ours is a float32 convolution in its place.
 
@@ -53,7 +55,12 @@ def build_network(experiment: Experiment, fresh: bool = True, offline: bool = Fa
     for layer in theirs.layers[1:] if weights else ():
         body.get_layer(layer.name).set_weights(layer.get_weights())
     logits = tf.keras.layers.Conv2D(
-        1, 3, padding="same", kernel_initializer="glorot_uniform", dtype="float32", name="logits"
+        channels_of(experiment),
+        3,
+        padding="same",
+        kernel_initializer="glorot_uniform",
+        dtype="float32",
+        name="logits",
     )(body.output)
     return tf.keras.Model(body.input, logits, name=experiment.name)
 
