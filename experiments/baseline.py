@@ -33,5 +33,9 @@ EXPERIMENT = Experiment(
     precision="auto",
     folds=5,
     postprocessing="none",
+    optimizer="adam",
+    weight_decay=0.0,
+    warmup_epochs=0.0,
     averaging=0.0,
+    decoder_dropout=0.0,
 )
