@@ -58,10 +58,9 @@ class Steps:
             loss = self.network.loss(masks, logits)
             # Every replica holds the loss of the whole batch, and the optimizer sums their gradients.
             share = loss / self.strategy.num_replicas_in_sync
-        before = self.network.optimizer.iterations.read_value()
         self.network.optimizer.minimize(share, self.network.trainable_variables, tape=tape)
         if self._averages:
-            self._averages.follow(before)
+            self._averages.follow()
         self._count(masks, logits, loss)
 
     def _validate(self, images: tf.Tensor, masks: tf.Tensor) -> None:
