@@ -1,4 +1,4 @@
-"""Score a run on its held-out cases, or label maps of another tool: every slice, on the scans' own grids."""
+"""Score a run on its held-out cases, runs together on others, or label maps of another tool: every slice."""
 
 import os
 import sys
@@ -21,17 +21,25 @@ from tf_liver.command import (
     quiet_tensorflow,
 )
 from tf_liver.data import LIVERS
-from tf_liver.data.cases import Case, find_cases, held_out_of
-from tf_liver.runs import RUNS, Run
+from tf_liver.data.cases import Case, find_cases
+from tf_liver.ensemble import held_out_cases, load_together, open_runs
+from tf_liver.runs import RUNS, Run, evaluation_name
 
 
 @dataclass
 class EvaluateOptions:
     """What to score, or to compare."""
 
-    run: Optional[Path] = option(None, "run folder; without it the latest one", args=["run"], nargs="?", type=Path)
+    run: Optional[List[Path]] = option(  # noqa: UP006
+        None,
+        "run folder, or several (or a cross-validation's folder) whose probabilities are averaged; "
+        "without it the latest one",
+        args=["run"],
+        nargs="*",
+        type=Path,
+    )
     data: Optional[Path] = option(
-        None, "another Task03_Liver folder: all its cases but the run's training cases are scored"
+        None, "another Task03_Liver folder: all its cases but the runs' training cases are scored"
     )
     checkpoint: str = option(
         "best", "best was chosen by the Dice of the held-out slices, last was not", choices=["best", "last"]
@@ -52,8 +60,8 @@ class EvaluateOptions:
     )
     output: Optional[Path] = option(
         None,
-        "folder of the results; without it <run>/evaluation, -last and -<name of the data> added, "
-        "or <folder of --against>/evaluation, or the first evaluation that is compared",
+        "folder of the results, which several runs need; without it <run>/evaluation, -last and -<name of the data> "
+        "added, or <folder of --against>/evaluation, or the first evaluation that is compared",
     )
     workers: int = option(min(8, os.cpu_count() or 1), "cases scored at once; the largest take 1 GB each")
     runs: Path = option(RUNS, "where to look for the latest run")
@@ -64,14 +72,14 @@ class EvaluateOptions:
 class Task:
     """What is to be scored: the cases, whose label maps, where the results go, and what summary.json says of it.
 
-    run: None if the label maps are there already, in `predictions`.
+    runs: none if the label maps are there already, in `predictions`.
     """
 
     cases: Sequence[Case]
     predictions: Path
     output: Path
     facts: dict[str, Any]
-    run: Run | None = None
+    runs: Sequence[Run] = ()
 
 
 @command
@@ -81,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_option("workers", options.workers, 1)
     if options.compare:
         return compare_evaluations(options)
-    task = task_of_folder(options) if options.against else task_of_run(options)
-    unsegmented = segment(task.run, options.checkpoint, task.cases, task.predictions) if task.run else {}
+    task = task_of_folder(options) if options.against else task_of_runs(options)
+    unsegmented = segment(task.runs, options.checkpoint, task.cases, task.predictions) if task.runs else {}
 
     from tf_liver.volume.report import write_report
     from tf_liver.volume.results import write_results
@@ -90,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.volume.summary import summarise
 
     cases = [case for case in task.cases if case.case_id not in unsegmented]
-    keep = None if task.run else task.output / "predictions"
-    tumours = task.run is not None and task.run.experiment.task == "tumour"
+    keep = None if task.runs else task.output / "predictions"
+    tumours = any(run.experiment.task == "tumour" for run in task.runs)
     results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep, tumours)
     for result in results:
         if result.error:
@@ -99,20 +107,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = {**task.facts, "liver": options.liver, **summarise(results, unsegmented)}
     if summary["cases"]:
         print(write_results(task.output, results, summary))
-        print(f"look at {write_report(task.output, task.cases, task.run.path if task.run else None)}")
+        print(f"look at {write_report(task.output, task.cases, task.runs[0].path if len(task.runs) == 1 else None)}")
     print(f"{summary['cases']} of {len(task.cases)} cases scored")
     return DONE if not summary["failed"] else FAILED if summary["cases"] else REFUSED
 
 
-def task_of_run(options: EvaluateOptions) -> Task:
-    """Return the task of segmenting and scoring a run's held-out cases, or those of other data."""
-    run = Run.open(options.run) if options.run else Run.latest(options.runs)
-    run.require_checkpoint(options.checkpoint)
-    cases, data = held_out_cases(run, options.data)
-    output = options.output or run.path / results_name(options.checkpoint, options.data)
-    print(f"evaluating {run.path}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", flush=True)
-    facts = {"run": str(run.path), "checkpoint": options.checkpoint, "data": str(data)}
-    return Task(cases, output / "predictions", output, facts, run)
+def task_of_runs(options: EvaluateOptions) -> Task:
+    """Return the task of segmenting and scoring the held-out cases of a run, or of several, or those of other data."""
+    folders = options.run or [Run.latest(options.runs).path]
+    if len(folders) > 1 and not options.output:
+        raise ValueError(f"--output: several runs need one. Received: {len(folders)} runs and none")
+    runs = open_runs(folders, options.checkpoint)
+    cases, data = held_out_cases(runs, options.data)
+    output = options.output or folders[0] / evaluation_name(options.checkpoint, options.data)
+    name = ", ".join(map(str, folders))
+    together = f" ({len(runs)} runs together)" if len(runs) > 1 else ""
+    print(f"evaluating {name}{together}, {options.checkpoint} checkpoint, on {len(cases)} cases of {data}", flush=True)
+    facts = {"run": name, "checkpoint": options.checkpoint, "data": str(data)}
+    if len(runs) > 1:
+        facts["members"] = ", ".join(run.path.name for run in runs)
+    return Task(cases, output / "predictions", output, facts, runs)
 
 
 def task_of_folder(options: EvaluateOptions) -> Task:
@@ -125,39 +139,31 @@ def task_of_folder(options: EvaluateOptions) -> Task:
     if not options.against.is_dir():
         raise ValueError(f"--against: there is no such folder. Received: {options.against}")
     if options.run:
-        cases, data = held_out_cases(Run.open(options.run), options.data)
+        if len(options.run) > 1:
+            raise ValueError(f"--against: one run, whose held-out cases are scored. Received: {len(options.run)}")
+        cases, data = held_out_cases([Run.open(options.run[0])], options.data)
     elif options.data:
         cases, data = find_cases(options.data), options.data
     else:
         raise ValueError("--against: needs --data, whose cases are scored, or a run, whose held-out cases are")
     print(f"scoring the label maps in {options.against} on {len(cases)} cases of {data}", flush=True)
-    output = options.output or options.against / results_name("best", None)
+    output = options.output or options.against / evaluation_name("best", None)
     return Task(cases, options.against, output, {"predictions": str(options.against), "data": str(data)})
 
 
-def held_out_cases(run: Run, other_data: Path | None) -> tuple[list[Case], Path]:
-    """Return the cases that a run may be scored on, and the data they are of."""
-    data = other_data or Path(run.read_json("run.json")["data"])
-    split = run.read_json("split.json")
-    return held_out_of(find_cases(data), split, other_data=other_data is not None), data
-
-
-def segment(run: Run, checkpoint: str, cases: Sequence[Case], folder: Path) -> dict[str, str]:
+def segment(runs: Sequence[Run], checkpoint: str, cases: Sequence[Case], folder: Path) -> dict[str, str]:
     """Write the label map of every case into a folder; return case_id → what was wrong, for those that failed."""
     quiet_tensorflow()
-    from tf_liver.model.predictor import load_predictor
     from tf_liver.volume.inference import segment_files
 
-    experiment = run.experiment
-
     def load() -> Any:
-        predictor, kind = load_predictor(experiment, str(run.require_checkpoint(checkpoint)))
-        print(f"segmenting in {kind}", flush=True)
+        predictor, kinds = load_together(runs, checkpoint)
+        print(f"segmenting in {kinds}", flush=True)
         return predictor
 
     outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
-    scans, tumours = [case.image for case in cases], experiment.task == "tumour"
-    found = segment_files(load, scans, outputs, experiment.postprocessing, tumours)
+    scans, first = [case.image for case in cases], runs[0].experiment
+    found = segment_files(load, scans, outputs, first.postprocessing, tumours=first.task == "tumour")
     wrong = {}
     for case, one in zip(cases, found, strict=True):
         if one.error:
@@ -172,7 +178,7 @@ def compare_evaluations(options: EvaluateOptions) -> int:
     from tf_liver.volume.tables import to_json
 
     assert options.compare is not None
-    name = results_name(options.checkpoint, options.data)
+    name = evaluation_name(options.checkpoint, options.data)
     first, second = (path if (path / "metrics.csv").is_file() else path / name for path in options.compare)
     comparison = compare(first, second)
     output = (options.output or first) / "compare.json"
@@ -181,12 +187,6 @@ def compare_evaluations(options: EvaluateOptions) -> int:
     print(table(comparison))
     print(f"written to {output}")
     return DONE
-
-
-def results_name(checkpoint: str, other_data: Path | None) -> str:
-    """Return the folder's name in the run: evaluation, with -last and the name of other data where they apply."""
-    parts = ["last"] * (checkpoint == "last") + ([other_data.resolve().name] if other_data else [])
-    return "-".join(["evaluation", *parts])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def make_plan(run: Run | None, name: str | None, changes: dict[str, Any], **give
         ExperimentError: a field is unknown or out of range.
         RunError: something differs from the run to go on with, and what; only epochs may be raised, and folders move.
     """
-    experiment = _experiment(run, name, changes)
+    experiment = choose_experiment(run.experiment if run else None, name, changes, str(run.path) if run else "")
     facts = _facts(run, given)
     split = choose_split(find_cases(Path(facts["data"])), experiment.folds, facts["fold"])
     if run:
@@ -73,17 +73,24 @@ def make_plan(run: Run | None, name: str | None, changes: dict[str, Any], **give
     return Plan(run, experiment, facts | {name: str(Path(facts[name]).resolve()) for name in MAY_MOVE}, split)
 
 
-def _experiment(run: Run | None, name: str | None, changes: dict[str, Any]) -> Experiment:
-    if run is None:
+def choose_experiment(old: Experiment | None, name: str | None, changes: dict[str, Any], where: str) -> Experiment:
+    """Return the experiment `name` with `changes`, or with more epochs the `old` one of what is gone on with.
+
+    where: names the old one in errors.
+
+    Raises:
+        ExperimentError: a field is unknown or out of range.
+        RunError: something but a higher number of epochs differs from the old one.
+    """
+    if old is None:
         return replace(load(name or "baseline"), **changes)
-    old = run.experiment
     new = replace(load(name) if name else old, **changes)
     if new.epochs < old.epochs:
-        raise RunError(f"{run.path}: epochs can only be raised from the run's {old.epochs}. Received: {new.epochs}")
+        raise RunError(f"{where}: epochs can only be raised from the run's {old.epochs}. Received: {new.epochs}")
     for field in dataclasses.fields(Experiment):
         was, wanted = getattr(old, field.name), getattr(new, field.name)
         if field.name != "epochs" and was != wanted:
-            raise RunError(f"{run.path}: {field.name} of the run is {was}, and stays so. Received: {wanted}")
+            raise RunError(f"{where}: {field.name} of the run is {was}, and stays so. Received: {wanted}")
     return new
 
 

@@ -20,7 +20,7 @@ from tf_liver.command import (
     quiet_tensorflow,
 )
 from tf_liver.data.scans import find_scans, name_of_scan
-from tf_liver.experiment import Experiment
+from tf_liver.ensemble import check_mirrored, load_together, open_runs
 from tf_liver.runs import RUNS, Run
 
 
@@ -33,8 +33,13 @@ class PredictOptions:
     )
     output: Path = option(Path("predictions"), "folder of the results", args=["-o", "--output"])
     run: Optional[List[Path]] = option(  # noqa: UP006
-        None, "run folder, or several whose probabilities are averaged; without it the latest one", nargs="+", type=Path
+        None,
+        "run folder, or several (or a cross-validation's folder) whose probabilities are averaged; "
+        "without it the latest one",
+        nargs="+",
+        type=Path,
     )
+    checkpoint: str = option("best", "best by the Dice of the held-out slices, or last", choices=["best", "last"])
     tta: bool = option(False, "average over mirror images of each slice too: four times the work")
     probabilities: bool = option(
         False, "write the probabilities too, <case>-probability.nii.gz and <case>-tumour-probability.nii.gz"
@@ -54,11 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.server and (options.run or options.tta or options.probabilities):
         raise ValueError("--server: it answers with label maps of its own model, so no --run, --tta, --probabilities")
     paths = options.run or ([] if options.server else [Run.latest(options.runs).path])
-    runs = [Run.open(path) for path in paths]
-    for run in runs:
-        run.require_checkpoint("best")
-    experiments = [run.experiment for run in runs]
-    check_agreement(runs, experiments, options.tta)
+    runs = open_runs(paths, options.checkpoint)
+    if options.tta:
+        check_mirrored(runs)
     scans = find_scans(options.scans)
     outputs = label_map_paths(scans, options.output)
     require_writable(options.output)
@@ -67,17 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tf_liver.volume.inference import segment_files
 
     remote = server_model(options) if options.server else None
-    first = remote.experiment() if remote else experiments[0]
+    first = remote.experiment() if remote else runs[0].experiment
     start, done, slices = time.perf_counter(), 0, 0
 
-    def load() -> Any:
+    def loaded() -> Any:
         nonlocal start
-        predictor = remote or load_together(runs, experiments, options.tta)
+        predictor = remote or load(runs, options)
         start = time.perf_counter()
         return predictor
 
     for one in segment_files(
-        load, scans, outputs, first.postprocessing, tumours=first.task == "tumour", probabilities=options.probabilities
+        loaded,
+        scans,
+        outputs,
+        first.postprocessing,
+        tumours=first.task == "tumour",
+        probabilities=options.probabilities,
     ):
         if one.statistics is None:
             assert one.error is not None
@@ -104,30 +112,13 @@ def server_model(options: PredictOptions) -> Any:
     return RemoteModel(Address(options.server, options.model, options.version, options.ca_file))
 
 
-def load_together(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> Any:
+def load(runs: Sequence[Run], options: PredictOptions) -> Any:
     """Return the runs as one predictor, and say on the screen what it is."""
-    from tf_liver.model.predictor import Averaged, Mirrored, load_predictor
-
-    weights = [run.require_checkpoint("best") for run in runs]
-    loaded = [load_predictor(e, str(w)) for e, w in zip(experiments, weights, strict=True)]
-    predictors = [Mirrored(predictor) if mirrored else predictor for predictor, _ in loaded]
-    names, kinds = ", ".join(str(run.path) for run in runs), "/".join(sorted({kind for _, kind in loaded}))
-    print(f"predicting with {names}; {kinds}{', mirror images too' * mirrored}", flush=True)
-    return Averaged(predictors) if len(predictors) > 1 else predictors[0]
-
-
-def check_agreement(runs: Sequence[Run], experiments: Sequence[Experiment], mirrored: bool) -> None:
-    """Refuse runs that cannot be averaged, or mirror images for a network that never saw any, with a ValueError."""
-    for run, experiment in zip(runs, experiments, strict=True):
-        for field in ("task", "postprocessing"):
-            mine, first = getattr(experiment, field), getattr(experiments[0], field)
-            if mine != first:
-                raise ValueError(f"{run.path}: {field} must be that of {runs[0].path}, {first}. Received: {mine}")
-        if mirrored and experiment.augmentation != "flip_rotate":
-            raise ValueError(
-                f"{run.path}: --tta averages over mirror images, on which the run must have been trained "
-                f"(augmentation flip_rotate). Received: {experiment.augmentation}"
-            )
+    predictor, kinds = load_together(runs, options.checkpoint, options.tta)
+    names = ", ".join(str(run.path) for run in runs)
+    last = ", last checkpoint" * (options.checkpoint == "last")
+    print(f"predicting with {names}{last}; {kinds}{', mirror images too' * options.tta}", flush=True)
+    return predictor
 
 
 def in_words(statistics: dict[str, Any]) -> str:

@@ -1,8 +1,11 @@
-"""Work over many files in several processes."""
+"""Work over many files in several processes, and commands that other commands run."""
 
+import ctypes
 import itertools
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -50,3 +53,50 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def run_command(argv: Sequence[str], held: int | None = None) -> int:
+    """Run a command to its end in our place on the terminal, and return its exit code; −9 if signal 9 ended it.
+
+    held: a handle, such as that of a lock, that the command keeps open too.
+
+    Ctrl-C and SIGTERM are handed on, and its end is waited for: a training saves its state. If this process is killed
+    the command gets a SIGTERM (on Linux).
+
+    Raises:
+        KeyboardInterrupt: after it has ended, if there was a signal.
+    """
+    parent = os.getpid()
+    received: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def follow() -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+            if os.getppid() != parent:
+                os._exit(1)
+
+    def hand_on(number: int, _: object) -> None:
+        received.append(number)
+        if child:
+            child.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # A group of its own: Ctrl-C on a terminal would reach it twice, which breaks a training off.
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=follow,
+            pass_fds=() if held is None else (held,),
+        )
+        if received:
+            child.send_signal(signal.SIGINT)
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
+    return code

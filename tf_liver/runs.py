@@ -43,7 +43,7 @@ class Run:
         cls, root: Path, experiment: Experiment, facts: dict[str, Any], split: dict[str, Any], path: Path | None = None
     ) -> "Run":
         """Write down what is known before training starts, in a new folder under `root`, or in `path`."""
-        path = path or _new_folder(root, experiment.name)
+        path = path or new_folder(root, experiment.name)
         files.write_atomic(path / "split.json", json.dumps(split, indent=2) + "\n")
         files.write_atomic(path / "run.json", json.dumps({**facts, **_versions()}, indent=2) + "\n")
         run = cls(path)
@@ -156,7 +156,8 @@ class Run:
         files.write_atomic(self.path / "checkpoints" / HASHES, json.dumps(table, indent=2) + "\n")
 
 
-def _new_folder(root: Path, name: str) -> Path:
+def new_folder(root: Path, name: str) -> Path:
+    """Make a folder `<name>-<time>` that nobody else has."""
     stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     root.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1000):
@@ -167,6 +168,12 @@ def _new_folder(root: Path, name: str) -> Path:
         except FileExistsError:  # another run of the same second
             continue
     return path
+
+
+def evaluation_name(checkpoint: str, other_data: Path | None) -> str:
+    """Return the name of an evaluation's folder: evaluation, with -last and the name of other data where they apply."""
+    parts = ["last"] * (checkpoint == "last") + ([other_data.resolve().name] if other_data else [])
+    return "-".join(["evaluation", *parts])
 
 
 def require_writable(root: Path) -> None:
