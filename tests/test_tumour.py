@@ -12,10 +12,12 @@ import tensorflow as tf
 from small import TINY
 
 from tf_liver import evaluate, export, predict, train
+from tf_liver.data.cases import find_cases
 from tf_liver.data.nifti import read_label, read_volume
 from tf_liver.experiment import replace
 from tf_liver.model.predictor import Averaged, Mirrored, ScanPredictor, SlicePredictor
 from tf_liver.runs import Run
+from tf_liver.volume.crossvalidation import score_seed
 from tf_liver.volume.inference import labels_of, segment_volume
 
 HEADS = {"regions": 2, "classes": 3}
@@ -108,6 +110,15 @@ def test_a_tumour_model_that_finds_none_is_scored_for_it(seldom, phantoms, tmp_p
     there = bool((read_label(phantoms / "labelsTr" / f"{held_out}.nii.gz").voxels == 2).any())
     assert (row["case_id"], float(row["prediction_ml"]), float(row["dice"])) == (held_out, 0, 0 if there else 1)
     assert (int(row["lesions_missed"]) > 0, int(row["lesions_invented"])) == (there, 0)
+
+
+def test_a_crossvalidation_that_finds_none_is_scored_for_it(phantoms, tmp_path):
+    case = next(c for c in find_cases(phantoms) if (read_label(c.label).voxels == 2).any())
+    label = nib.load(case.label)
+    none = nib.Nifti1Image((np.asarray(label.dataobj) > 0).astype(np.uint8), label.affine)
+    nib.save(none, tmp_path / "none.nii.gz")
+    rows = score_seed([case], {case.case_id: tmp_path / "none.nii.gz"}, tmp_path / "out", {}, 1, tumours=True)
+    assert [(row.region, row.dice) for row in rows] == [("liver", 1), ("tumour", 0)]
 
 
 @pytest.mark.slow
