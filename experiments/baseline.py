@@ -33,4 +33,6 @@ EXPERIMENT = Experiment(
     precision="auto",
     folds=5,
     postprocessing="none",
+    tumour_head="regions",  # read by the task "tumour" only
+    tumour_ratio=0.0,
 )

@@ -12,8 +12,10 @@ from small import TINY
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import tf_liver  # noqa: F401  sets the framework switches before anything imports TensorFlow
+from tf_liver.data.cases import choose_split, find_cases
 from tf_liver.data.phantom import write_phantoms
 from tf_liver.experiment import Experiment, load, replace
+from tf_liver.runs import Run
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and their child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,6 +44,23 @@ def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     assert main(["--experiment", "demo", "--data", str(phantoms), "--runs", str(runs), *TINY]) == 0
     return next(runs.iterdir())
+
+
+@pytest.fixture(scope="session")
+def tumour_run(tiny: Experiment, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the task tumour, whose untrained network calls some of everything; not to be written to."""
+    import tensorflow as tf
+
+    from tf_liver.model.unet import build_network
+
+    tf.keras.utils.set_random_seed(1)
+    experiment = replace(tiny, task="tumour")
+    split = choose_split(find_cases(phantoms), 4, 0).case_ids
+    facts = {"data": str(phantoms), "policy": "float32"}
+    run = Run.create(tmp_path_factory.mktemp("tumour"), experiment, facts, split)
+    run.checkpoint("best").parent.mkdir()
+    build_network(experiment).save_weights(run.checkpoint("best"))
+    return run
 
 
 @pytest.fixture(scope="session")

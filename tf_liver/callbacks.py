@@ -8,9 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tf_liver.data import REGIONS
+from tf_liver.data.slices import THRESHOLD
 from tf_liver.data.source import Source
 from tf_liver.experiment import Experiment
 from tf_liver.history import MONITOR
+from tf_liver.model.regions import region_probability
 from tf_liver.runs import Run
 from tf_liver.volume.overlay import overlay
 
@@ -59,10 +62,16 @@ class Progress(tf.keras.callbacks.Callback):
         print(
             f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
             f"  loss {logs['loss']:.4f}  dice {logs['dice']:.4f}"
-            f"  val_loss {logs['val_loss']:.4f}  val_dice {logs[MONITOR]:.4f}"
+            f"  val_loss {logs['val_loss']:.4f}  val_dice {logs[MONITOR]:.4f}{self._of_regions(logs)}"
             f"  {logs['slices_per_s']:.1f} slices/s  input wait {logs['input_wait']:.0%}"
             f"  {time.perf_counter() - self._begin:.0f} s",
             flush=True,
+        )
+
+    @staticmethod
+    def _of_regions(logs: dict[str, float]) -> str:
+        return "".join(
+            f" ({name} {logs[f'val_{name}_dice']:.4f})" for name in REGIONS["tumour"] if f"val_{name}_dice" in logs
         )
 
 
@@ -82,9 +91,10 @@ class Overlays(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logits: Any = self.model.distribute_strategy.experimental_local_results(self._logits())[0]
+        probability = region_probability(logits)
         pictures = [
-            overlay(image[..., 0], mask[..., 0] > 0, logit[..., 0] >= 0)
-            for image, mask, logit in zip(self._images.numpy(), self._masks.numpy(), logits.numpy(), strict=True)
+            overlay(image[..., 0], mask[..., 0] > 0, liver[..., 0] >= THRESHOLD)
+            for image, mask, liver in zip(self._images.numpy(), self._masks.numpy(), probability.numpy(), strict=True)
         ]
         with self._writer.as_default(step=epoch):
             tf.summary.image("reference green, prediction magenta", np.stack(pictures), max_outputs=OVERLAYS)

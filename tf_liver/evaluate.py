@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     cases = [case for case in task.cases if case.case_id not in unsegmented]
     keep = None if task.runs else task.output / "predictions"
-    results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep)
+    tumours = any(run.experiment.task == "tumour" for run in task.runs)
+    results = score_label_maps(cases, task.predictions, options.liver, options.workers, keep, tumours)
     for result in results:
         if result.error:
             print(f"error: {result.error}", file=sys.stderr)
@@ -161,7 +162,8 @@ def segment(runs: Sequence[Run], checkpoint: str, cases: Sequence[Case], folder:
         return predictor
 
     outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
-    found = segment_files(load, [case.image for case in cases], outputs, runs[0].experiment.postprocessing)
+    scans, first = [case.image for case in cases], runs[0].experiment
+    found = segment_files(load, scans, outputs, first.postprocessing, first.task == "tumour")
     wrong = {}
     for case, one in zip(cases, found, strict=True):
         if one.error:

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 AUGMENTATIONS = ("resize", "rotate", "flip_rotate")
-LOSSES = ("bce", "dice", "bce_dice")
+LOSSES = ("bce", "dice", "bce_dice", "focal_tversky", "bce_focal_tversky")
 NORMALISATIONS = ("clip_max", "window")
 POSTPROCESSING = ("none", "largest", "largest_filled")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
-TASKS = ("liver",)
+TASKS = ("liver", "tumour")
+TUMOUR_HEADS = ("regions", "classes")
 # Fields that came later, with what older runs did.
-ADDED = {"postprocessing": "none"}
+ADDED = {"postprocessing": "none", "tumour_head": "regions", "tumour_ratio": 0.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -44,7 +45,9 @@ class Experiment:
     """
 
     name: str = _setting("name of the experiment, part of its run folders' names")
-    task: str = _setting("what counts as foreground: liver = labels 1 and 2", choices=TASKS)
+    task: str = _setting(
+        "what is looked for: liver = labels 1 and 2 as one; tumour = the liver and, in it, label 2", choices=TASKS
+    )
     backbone: str = _setting("encoder of segmentation_models.Unet")
     image_size: int = _setting(
         "height and width that slices are resized to; 0 keeps the native size, padded to a multiple of 32",
@@ -60,7 +63,9 @@ class Experiment:
         "liver-free slices that train for each liver slice; 0 trains on liver slices only", low=0.0, high=1000.0
     )
     augmentation: str = _setting("policy of tf_liver/data/augment.py", choices=AUGMENTATIONS)
-    loss: str = _setting("cross-entropy, soft Dice, or their sum", choices=LOSSES)
+    loss: str = _setting(
+        "bce: cross-entropy; dice: soft Dice; focal_tversky: for what is rare; bce_…: the sum of two", choices=LOSSES
+    )
     batch_size: int = _setting("slices in a batch", low=1, high=65536)
     epochs: int = _setting("passes over the training slices", low=1, high=1_000_000)
     learning_rate: float = _setting("Adam's learning rate at the start", low=1e-12, high=100.0)
@@ -81,6 +86,14 @@ class Experiment:
     postprocessing: str = _setting(
         "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
         choices=POSTPROCESSING,
+    )
+    tumour_head: str = _setting(
+        "what a tumour model gives: regions = two sigmoids, liver with tumours and tumour; "
+        "classes = a softmax of background, liver, tumour",
+        choices=TUMOUR_HEADS,
+    )
+    tumour_ratio: float = _setting(
+        "additional times that each slice with tumour is drawn in an epoch", low=0.0, high=1000.0
     )
 
     def __new__(cls, **fields: Any) -> "Experiment":

@@ -9,7 +9,7 @@ from tf_liver import files
 
 Row = dict[str, float]
 
-MONITOR = "val_dice"
+MONITOR = "val_dice"  # of the liver; of a tumour model the mean over its regions, see model/metrics.py
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:

@@ -41,7 +41,9 @@ class PredictOptions:
     )
     checkpoint: str = option("best", "best by the Dice of the held-out slices, or last", choices=["best", "last"])
     tta: bool = option(False, "average over mirror images of each slice too: four times the work")
-    probabilities: bool = option(False, "write the probabilities too, <case>-probability.nii.gz")
+    probabilities: bool = option(
+        False, "write the probabilities too, <case>-probability.nii.gz and <case>-tumour-probability.nii.gz"
+    )
     runs: Path = option(RUNS, "where to look for the latest run")
     server: Optional[str] = option(None, "ask TF Serving: http://host:8501 or grpc://host:8500; https, grpcs for TLS")
     model: str = option("tf_liver", "name of the model on the server")
@@ -78,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return predictor
 
     for one in segment_files(
-        loaded, scans, outputs, first.postprocessing, tumours=first.task != "liver", probabilities=options.probabilities
+        loaded,
+        scans,
+        outputs,
+        first.postprocessing,
+        tumours=first.task == "tumour",
+        probabilities=options.probabilities,
     ):
         if one.statistics is None:
             assert one.error is not None

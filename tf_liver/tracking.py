@@ -79,10 +79,11 @@ class MLflow(tf.keras.callbacks.Callback):
         experiment = self._run.trained_experiment
         network: Any = load_network(experiment, str(self._run.require_checkpoint("best")))
         slices = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))])
+        of_both = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, 2))])  # liver and tumour
         with self._mlflow.start_run(run_id=self._id):
             self._mlflow.tensorflow.log_model(
                 SlicePredictor(network, experiment),
                 name="model",
-                signature=ModelSignature(slices, slices),
+                signature=ModelSignature(slices, of_both if experiment.task == "tumour" else slices),
                 pip_requirements=[f"tensorflow=={self._run.read_json('run.json')['versions']['tensorflow']}"],
             )

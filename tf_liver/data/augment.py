@@ -9,7 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from tf_liver.data.slices import SIZE_MULTIPLE, clip_hu, foreground, normalise, scale
+from tf_liver.data.slices import SIZE_MULTIPLE, clip_hu, normalise, scale, target
 from tf_liver.experiment import Experiment
 
 # tf.data brings the threads; OpenCV's own would fight them for the same cores.
@@ -144,7 +144,8 @@ class WarpAugmenter:
         """Normalise and augment `number` samples of (slice in HU, label map, seed).
 
         Each slice is used before the next one is asked for. Returns images (B, S, S, 1) float32 and masks
-        (B, S, S, 1) uint8, written to `out` if it is given; at the native size new ones, padded to the largest.
+        (B, S, S, 1) uint8, as `target` makes them, written to `out` if it is given; at the native size new ones, padded
+        to the largest.
         """
         if not self._size:
             return _padded([self._at_native_size(*sample) for sample in samples])
@@ -154,14 +155,15 @@ class WarpAugmenter:
         for n, (image, label, seed) in enumerate(samples):
             peaks[n] = self._warp(image, label, seed, images[n, ..., 0], masks[n, ..., 0])
         scale(images, peaks, self._experiment, out=images)
-        np.greater(masks, 0, out=masks.view(bool))  # foreground, in place
+        if self._experiment.task == "liver":
+            np.greater(masks, 0, out=masks.view(bool))  # `target`, in place
         return images, masks
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WarpAugmenter, self._arguments
 
     def _at_native_size(self, image: np.ndarray, label: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._plain(normalise(image, self._experiment), foreground(label).astype(np.uint8), seed)
+        return self._plain(normalise(image, self._experiment), target(label, self._experiment), seed)
 
     def _warp(
         self, image: np.ndarray, label: np.ndarray, seed: int, out: np.ndarray, out_label: np.ndarray

@@ -17,7 +17,7 @@ from tf_liver import __version__, files
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.nifti import as_label, check_same_grid, iterate_slices, read_grid
-from tf_liver.data.slices import foreground
+from tf_liver.data.slices import foreground, has_tumour
 from tf_liver.data.store import (
     FORMAT,
     MANIFEST,
@@ -118,6 +118,7 @@ def build_case(case: Case, folder: Path) -> None:
         "spacing_mm": grid.spacing_mm,
         "affine": grid.affine.tolist(),
         "positives": positives,
+        "tumours": [z for z in positives if has_tumour(labels[z])],
         "image_crc32": image_crcs,
         "label_crc32": label_crcs,
     }

@@ -44,11 +44,15 @@ def stored_batches(
     start: the batch to begin with, counted over all epochs, to go on where a training was cut off.
     shard: (position, number of shards): every shard gets its part of each global batch, by position.
     load: what loads batches; by default this process does, `training_loader` gives processes that do.
-    Elements: images (B, S, S, 1) float32 and masks (B, S, S, 1) uint8; cardinality is known.
+    Elements: images (B, S, S, 1) float32 and masks (B, S, S, 1) uint8, 0 and 1 or, for the task tumour, labels 0 to 2;
+    cardinality is known.
     """
     index = store.index
-    steps = steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size)
-    samples = functools.lru_cache(2)(lambda epoch: epoch_samples(index, experiment.negative_ratio, seed, epoch))
+    steps = steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size, experiment.tumour_ratio)
+
+    @functools.lru_cache(2)
+    def samples(epoch: int) -> np.ndarray:
+        return epoch_samples(index, experiment.negative_ratio, seed, epoch, experiment.tumour_ratio)
 
     def rows(number: int) -> np.ndarray:
         # Parts that differ by one slice at most: no batch is a leftover too small for its batch statistics, or
@@ -121,11 +125,11 @@ def streamed_batches(
 
     To start within an epoch, what comes before in it is decoded and thrown away; every shard decodes everything.
     """
-    steps = steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size)
+    steps = steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size, experiment.tumour_ratio)
     augmenter = WarpAugmenter(experiment)
 
     def samples(epoch: int) -> np.ndarray:
-        return epoch_samples(index, experiment.negative_ratio, seed, epoch)
+        return epoch_samples(index, experiment.negative_ratio, seed, epoch, experiment.tumour_ratio)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         cases = tf.random.experimental.stateless_shuffle(tf.range(len(index.cases), dtype=tf.int64), (seed, epoch))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_liver.data import TUMOUR
 from tf_liver.experiment import Experiment
 
 # The encoder halves five times; its decoder can only double back sizes that 2⁵ divides.
@@ -52,6 +53,16 @@ def foreground(label: np.ndarray) -> np.ndarray:
     return label > 0
 
 
+def target(label: np.ndarray, experiment: Experiment) -> np.ndarray:
+    """Return what is learnt of a label map, a new array uint8: 0 and 1, or labels 0, 1, 2 where tumours are learnt."""
+    return (label if experiment.task == "tumour" else foreground(label)).astype(np.uint8)
+
+
 def positive_slices(label_slices: np.ndarray) -> np.ndarray:
     """Return the indices of the slices of a (depth, height, width) label map that hold foreground."""
     return np.flatnonzero(foreground(label_slices.max(axis=(1, 2))))
+
+
+def has_tumour(label: np.ndarray) -> bool:
+    """Say whether a label map, or a slice of one, holds label 2."""
+    return bool(label.max() == TUMOUR)

@@ -42,12 +42,13 @@ class Source:
     @property
     def slices(self) -> int:
         """Slices that one epoch trains on."""
-        return epoch_length(self.train, self.experiment.negative_ratio)
+        return epoch_length(self.train, self.experiment.negative_ratio, self.experiment.tumour_ratio)
 
     @property
     def steps(self) -> int:
         """Batches of one epoch."""
-        return steps_per_epoch(self.train, self.experiment.negative_ratio, self.experiment.batch_size)
+        chosen = self.experiment
+        return steps_per_epoch(self.train, chosen.negative_ratio, chosen.batch_size, chosen.tumour_ratio)
 
     @property
     def validation_steps(self) -> int:

@@ -31,7 +31,7 @@ from tf_liver.data import DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.index import SliceIndex
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -147,6 +147,7 @@ class SliceStore:
             self._cases,
             tuple(r["shape"][0] for r in self._records),
             tuple(np.array(r["positives"], np.int64) for r in self._records),
+            tuple(np.array(r["tumours"], np.int64) for r in self._records),
         )
         self._rank = [{z: n for n, z in enumerate(r["positives"])} for r in self._records]
         self._open: dict[Path, _Slices] = {}

@@ -1,22 +1,27 @@
-"""Keras metrics of a binary segmentation, exact over any number of batches.
+"""Keras metrics of one region's segmentation, exact over any number of batches.
 
 All three count pixels in int64 (float32 stops counting at 2²⁴, 16.8 million) and divide once, so that a
 result over batches of unequal size equals one pass over everything.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tf_liver.data import REGIONS
 from tf_liver.data.slices import THRESHOLD
 
 
 class _PixelCounts(tf.keras.metrics.Metric):
-    """Counts of true and false, positive and negative pixels; the metrics below divide them."""
+    """Counts of true and false, positive and negative pixels; the metrics below divide them.
 
-    def __init__(self, name: str, from_logits: bool = False, **kwargs: Any) -> None:
+    region: the channel that counts; None counts all there are.
+    """
+
+    def __init__(self, name: str, from_logits: bool = False, region: int | None = None, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self.from_logits = from_logits
+        self.from_logits, self.region = from_logits, region
         # counts[reference, prediction]
         self.counts = self.add_weight("counts", (2, 2), dtype=tf.int64, initializer="zeros")
 
@@ -24,6 +29,8 @@ class _PixelCounts(tf.keras.metrics.Metric):
         """Add a batch; y_true 0 or 1, y_pred probability (or logit), any one shape."""
         if sample_weight is not None:
             raise ValueError(f"{self.name}: pixels are counted, not weighed. Received: a sample_weight")
+        if self.region is not None:
+            y_true, y_pred = y_true[..., self.region], y_pred[..., self.region]
         # A probability of THRESHOLD or more is foreground; a logit of 0 is a probability of 0.5.
         limit = 0.0 if self.from_logits else THRESHOLD
         reference = tf.reshape(tf.cast(y_true, tf.float32) >= 0.5, [-1])
@@ -38,7 +45,7 @@ class _PixelCounts(tf.keras.metrics.Metric):
         self.counts.assign(tf.zeros_like(self.counts))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "from_logits": self.from_logits}
+        return {**super().get_config(), "from_logits": self.from_logits, "region": self.region}
 
 
 def _count(mask: tf.Tensor) -> tf.Tensor:
@@ -93,3 +100,19 @@ class Dice(_PixelCounts):
 def liver_metrics() -> list[tf.keras.metrics.Metric]:
     """Return the three metrics for a network that gives logits."""
     return [PixelAccuracy(from_logits=True), MeanIoU(from_logits=True), Dice(from_logits=True)]
+
+
+def tumour_metrics() -> list[tf.keras.metrics.Metric]:
+    """Return the metrics for masks and probabilities of liver and tumour: those of the liver, and Dice of each."""
+    dices = [Dice(f"{name}_dice", region=n) for n, name in enumerate(REGIONS["tumour"])]
+    return [PixelAccuracy(region=0), MeanIoU(region=0), *dices]
+
+
+def with_dice(results: Mapping[str, float]) -> dict[str, float]:
+    """Return results with "dice", which steers a training and picks its best weights: the mean over the regions.
+
+    Of a liver model it is the liver's. Of a tumour model, the liver's alone would be at its best before tumours are
+    learnt, and the tumours' alone is a matter of a few lesions that one epoch finds and the next one does not.
+    """
+    dices = [value for name, value in results.items() if name.endswith("_dice")]
+    return {**results, "dice": sum(dices) / len(dices)} if dices else dict(results)

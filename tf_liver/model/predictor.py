@@ -1,4 +1,4 @@
-"""HU slices to liver probabilities at the same size: what evaluate, predict and the SavedModel all call."""
+"""HU slices to probabilities at the same size: what evaluate, predict and the SavedModel all call."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from tf_liver.data import REGIONS
 from tf_liver.data.slices import SIZE_MULTIPLE, clip_hu, normalise, scale
 from tf_liver.experiment import Experiment, replace
 from tf_liver.model.folding import folded
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.regions import region_probability
 from tf_liver.model.unet import load_network
 
 BATCH_SLICES = 16
@@ -46,7 +48,7 @@ def native_probability(probability: tf.Tensor, height: tf.Tensor, width: tf.Tens
 
 
 class SlicePredictor(tf.Module):
-    """A network with everything around it: normalisation, resize, sigmoid, resize back."""
+    """A network with everything around it: normalisation, resize, probabilities, resize back."""
 
     def __init__(self, network: tf.keras.Model, experiment: Experiment) -> None:
         super().__init__()
@@ -55,11 +57,14 @@ class SlicePredictor(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")])
     def __call__(self, images_hu: tf.Tensor) -> tf.Tensor:
-        """Return the probability of liver for a batch of slices: (B, H, W) HU float32 → (B, H, W) float32."""
+        """Return the probability of liver for a batch of slices: (B, H, W) HU float32 → (B, H, W) float32.
+
+        Of a tumour model, those of liver and of tumour: (B, H, W, 2).
+        """
         height, width = tf.unstack(tf.shape(images_hu)[1:3])
         logits = self.network(network_input(images_hu, self._experiment), training=False)
-        probability = native_probability(tf.sigmoid(logits), height, width, self._experiment.image_size)
-        return probability[..., 0]
+        probability = native_probability(region_probability(logits), height, width, self._experiment.image_size)
+        return probability[..., 0] if probability.shape[-1] == 1 else probability
 
 
 class ScanPredictor:
@@ -74,11 +79,14 @@ class ScanPredictor:
         size = experiment.image_size or None
         self._batch = max(1, min(BATCH_SLICES, BATCH_SLICES * 256**2 // (size or 512) ** 2))
         self._lock = threading.Lock()
+        regions = len(REGIONS[experiment.task])
+        self._channels = () if regions == 1 else (regions,)
 
         @tf.function(input_signature=[tf.TensorSpec((self._batch, size, size, 1), tf.float32)])
         def forward(images: tf.Tensor) -> tf.Tensor:
             logits = network(images, training=False)  # layers cast to their own type
-            return tf.sigmoid(tf.cast(logits, tf.float32))
+            probability = region_probability(tf.cast(logits, tf.float32))
+            return probability[..., 0] if probability.shape[-1] == 1 else probability
 
         self._forward = forward
 
@@ -89,19 +97,19 @@ class ScanPredictor:
         return self
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """Return the probability of liver: (B, H, W) HU of any real type → (B, H, W) float32."""
-        probability = np.empty(images_hu.shape, np.float32)
+        """Return the probability of liver: (B, H, W) HU of any real type → (B, H, W) float32; tumours: (B, H, W, 2)."""
+        probability = np.empty(images_hu.shape + self._channels, np.float32)
         for first in range(0, len(images_hu), self._batch):
             some = slice(first, first + self._batch)
             self._predict(images_hu[some], probability[some])
         return probability
 
     def _predict(self, images_hu: np.ndarray, out: np.ndarray) -> None:
-        """Write the probability of a batch, (b, H, W) for b up to the network's batch, to `out`."""
+        """Write the probability of a batch, (b, H, W, …) for b up to the network's batch, to `out`."""
         number, height, width = images_hu.shape
         inputs = self._inputs(images_hu)
         with self._lock:
-            probability = self._forward(tf.constant(inputs)).numpy()[:number, ..., 0]
+            probability = self._forward(tf.constant(inputs)).numpy()[:number]
         if not self._experiment.image_size:
             out[:] = probability[:, :height, :width]
             return
@@ -134,7 +142,7 @@ class Mirrored:
         self._predictor = predictor
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """(B, H, W) HU → (B, H, W) float32."""
+        """(B, H, W) HU → (B, H, W) float32, or (B, H, W, 2), as the predictor."""
         views = [(slice(None), slice(None, None, rows), slice(None, None, columns)) for rows, columns in MIRRORS]
         return mean(np.asarray(self._predictor(images_hu[view]))[view] for view in views)
 
@@ -146,12 +154,12 @@ class Averaged:
         self._predictors = predictors
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """(B, H, W) HU → (B, H, W) float32."""
+        """(B, H, W) HU → (B, H, W) float32, or (B, H, W, 2), as the predictors."""
         return mean(np.asarray(predictor(images_hu)) for predictor in self._predictors)
 
 
 def mean(probabilities: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the mean of several (B, H, W) probabilities, holding two of them at a time."""
+    """Return the mean of several (B, H, W, …) probabilities, holding two of them at a time."""
     total, number = np.zeros((), np.float32), 0
     for one in probabilities:
         total, number = total + one, number + 1

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_liver.model.metrics import liver_metrics
+from tf_liver.model.metrics import liver_metrics, tumour_metrics, with_dice
+from tf_liver.model.regions import region_masks, region_probability
 
 
 class Steps:
@@ -18,7 +19,8 @@ class Steps:
     def __init__(self, network: tf.keras.Model, strategy: tf.distribute.Strategy, xla: bool = False) -> None:
         self.network, self.strategy = network, strategy
         with strategy.scope():
-            self.metrics = [tf.keras.metrics.Mean("loss"), *liver_metrics()]
+            own = liver_metrics() if network.output_shape[-1] == 1 else tumour_metrics()
+            self.metrics = [tf.keras.metrics.Mean("loss"), *own]
             network.optimizer.build(network.trainable_variables)
         self._train_step = tf.function(self._train, jit_compile=True) if xla else self._train
         self._validate_step = tf.function(self._validate, jit_compile=True) if xla else self._validate
@@ -57,6 +59,9 @@ class Steps:
 
     def _count(self, masks: tf.Tensor, logits: tf.Tensor, loss: tf.Tensor) -> None:
         self.metrics[0].update_state(loss, tf.shape(masks)[0])  # each batch by its size
+        if logits.shape[-1] > 1:
+            logits = region_probability(logits)
+            masks = region_masks(masks, logits.shape[-1])
         for metric in self.metrics[1:]:
             metric.update_state(masks, logits)
 
@@ -71,7 +76,7 @@ class Steps:
             found = {metric.name: float(metric.result()) for metric in self.metrics}
             for metric in self.metrics:
                 metric.reset_state()
-        return found
+        return with_dice(found)
 
     def variables(self) -> list[tf.Variable]:
         """Return everything that changes: weights, optimizer, loss scale, running metrics, random generators."""

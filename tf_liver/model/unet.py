@@ -12,6 +12,7 @@ from tf_liver.model.batch_norm import BatchNormalization
 from tf_liver.model.losses import LOSSES
 from tf_liver.model.optimizer import FusedAdam
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.regions import channels_of
 from tf_liver.model.weights import check_weights
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
@@ -21,7 +22,8 @@ with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on
 def build_network(experiment: Experiment) -> tf.keras.Model:
     """Return the untrained network under the experiment's precision policy.
 
-    network(images): (B, H, W, 1) in the compute type → logits (B, H, W, 1) float32; H and W multiples of 32.
+    network(images): (B, H, W, 1) in the compute type → logits (B, H, W, C) float32; H and W multiples of 32.
+    C: see regions.py.
 
     The library's own head computes in float16 under mixed precision; ours is a float32 convolution in its place.
 
@@ -42,7 +44,12 @@ def build_network(experiment: Experiment) -> tf.keras.Model:
         clone_function=lambda layer: _ours(layer, experiment),
     )
     logits = tf.keras.layers.Conv2D(
-        1, 3, padding="same", kernel_initializer="glorot_uniform", dtype="float32", name="logits"
+        channels_of(experiment),
+        3,
+        padding="same",
+        kernel_initializer="glorot_uniform",
+        dtype="float32",
+        name="logits",
     )(body.output)
     return tf.keras.Model(body.input, logits, name=experiment.name)
 

@@ -12,7 +12,7 @@ from tf_liver.data import LABELS
 from tf_liver.experiment import Experiment
 from tf_liver.files import sha256
 from tf_liver.runs import PACKAGES, Run
-from tf_liver.serving.wire import SIGNATURES
+from tf_liver.serving.wire import signatures_of
 
 INPUT = {
     "values": "HU: air −1000, water 0; no rescaling before, normalisation is inside",
@@ -48,7 +48,7 @@ def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, 
         "task": experiment.task,
         "labels": {str(value): name for value, name in labels_of(experiment).items()},
         "input": INPUT,
-        "signatures": SIGNATURES,
+        "signatures": signatures_of(experiment.task),
         "precision": precision,
         "xla": xla,
         "experiment": dataclasses.asdict(experiment),
@@ -122,7 +122,7 @@ def model_card(facts: dict[str, Any], experiment: Experiment) -> str:
         "",
         *("## Intended use", "", INTENDED_USE, "", *(f"- {limit}" for limit in LIMITS), ""),
         *("## Input", "", *(f"- {name.replace('_', ' ')}: {text}" for name, text in INPUT.items()), ""),
-        *("## Signatures", "", *(f"- `{name}`: {text}" for name, text in SIGNATURES.items()), ""),
+        *("## Signatures", "", *(f"- `{name}`: {text}" for name, text in signatures_of(experiment.task).items()), ""),
         "Label values: " + ", ".join(f"{value} {name}" for value, name in facts.get("labels", {}).items()) + ".",
         "",
         *("## Scores of its own evaluations", "", *score_lines(facts.get("scores", {})), ""),

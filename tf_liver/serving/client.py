@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tf_liver.data import TUMOUR
 from tf_liver.experiment import Experiment, from_json
 from tf_liver.progress import track
 from tf_liver.serving.wire import MODEL_NAME, require_serving_api
@@ -115,9 +116,15 @@ class RemoteModel:
         return from_json(json.dumps(self.describe().get("experiment")), self._address.url)
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """Return 1.0 where the server says liver: (B, H, W) HU → (B, H, W) float32, as `segment_volume` calls it."""
+        """Return 1.0 where the server says liver: (B, H, W) HU → (B, H, W) float32, as `segment_volume` calls it.
+
+        Where it says tumour too: (B, H, W, 2), of liver and of tumour.
+        """
         whole = images_hu.astype(np.int16)
-        return self.segment(whole if (whole == images_hu).all() else images_hu).astype(np.float32)
+        labels = self.segment(whole if (whole == images_hu).all() else images_hu)
+        if labels.max() < TUMOUR:
+            return labels.astype(np.float32)
+        return np.stack([labels > 0, labels == TUMOUR], axis=-1).astype(np.float32)
 
     def segment(self, slices: np.ndarray) -> np.ndarray:
         """Return the label map of a scan: (depth, height, width) HU → (depth, height, width) uint8.

@@ -10,7 +10,8 @@ from tf_liver.serving.wire import PNG_OFFSET_HU
 from tf_liver.volume.inference import BATCH_SLICES
 
 MAX_SIDE = 2048
-# 1,024 slices of 512²: with float32 probabilities and labels the answer stays below protobuf's 2 GiB.
+# 1,024 slices of 512²: with float32 probabilities and labels the answer stays below protobuf's 2 GiB. Half of them
+# where there are probabilities of tumours too.
 MAX_VOXELS = 2**28
 # Of a batch at native size, whose memory grows with the slices: BATCH_SLICES of 512².
 BATCH_PIXELS = BATCH_SLICES * 512**2
@@ -27,7 +28,8 @@ class ServedModel(tf.Module):
 
     def __init__(self, predictor: SlicePredictor, native: bool, metadata: str = "{}") -> None:
         super().__init__()
-        predictor(tf.zeros((1, 1, 1)))  # a network that was never called may have no variables yet
+        # A network that was never called may have no variables yet. () or, for liver and tumour, (2,):
+        self._regions = tuple(predictor(tf.zeros((1, 1, 1))).shape[3:])
         self.weights = list(predictor.network.variables)
         # A plain function is not tracked, and so not saved with all that the predictor holds.
         self._probability: Callable[[tf.Tensor], tf.Tensor] = lambda image: predictor(image)
@@ -45,13 +47,14 @@ class ServedModel(tf.Module):
         return {name: tf.function(f).get_concrete_function(spec) for name, (f, spec) in functions.items()}
 
     def slices(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return probability (B, H, W) float32 and label (B, H, W) uint8 of slices in HU."""
-        probability = self._in_batches(checked(image), lambda probability: probability, tf.float32)
+        """Return probability (B, H, W) or (B, H, W, 2) float32 and label (B, H, W) uint8 of slices in HU."""
+        image = checked(image, MAX_VOXELS // (len(self._regions) + 1))
+        probability = self._in_batches(image, lambda probability: probability, tf.float32, self._regions)
         return {"probability": probability, "label": label_of(probability)}
 
     def volume(self, volume: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return the label map (Z, H, W) uint8 of a whole scan in HU; only labels are kept of each batch."""
-        return {"label": self._in_batches(checked(volume), label_of, tf.uint8)}
+        return {"label": self._in_batches(checked(volume, MAX_VOXELS), label_of, tf.uint8)}
 
     def encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return label maps as 8-bit PNGs, each of its image's size: images of many sizes may come together."""
@@ -69,12 +72,15 @@ class ServedModel(tf.Module):
         """Return the metadata once for each question: TF Serving has no other way to hand them to a client."""
         return {"metadata": tf.fill(tf.shape(question), self._metadata)}
 
-    def _in_batches(self, image: tf.Tensor, keep: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType) -> tf.Tensor:
-        """Return `keep(probability)` of all slices, a batch after the other."""
+    def _in_batches(
+        self, image: tf.Tensor, keep: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType, channels: tuple[int, ...] = ()
+    ) -> tf.Tensor:
+        """Return `keep(probability)` of all slices, (B, H, W, *channels), a batch after the other."""
         shape, step = tf.shape(image), tf.constant(BATCH_SLICES)
         if self._native:
             step = tf.clip_by_value(BATCH_PIXELS // (shape[1] * shape[2]), 1, BATCH_SLICES)
-        parts = tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=(None, None, None))
+        each = (None, None, None, *channels)
+        parts = tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=each)
         for first in tf.range(0, shape[0], step):
             batch = tf.cast(image[first : first + step], tf.float32)
             parts = parts.write(first // step, keep(self._probability(batch)))
@@ -82,11 +88,14 @@ class ServedModel(tf.Module):
 
 
 def label_of(probability: tf.Tensor) -> tf.Tensor:
-    """Return 1 where the probability is THRESHOLD or more, else 0, as uint8."""
-    return tf.cast(probability >= THRESHOLD, tf.uint8)
+    """Return labels (B, H, W) uint8 of probabilities (B, H, W) or (B, H, W, 2), as `inference.labels_of`."""
+    there = probability >= THRESHOLD
+    if there.shape.rank == 3:
+        return tf.cast(there, tf.uint8)
+    return tf.cast(there[..., 0], tf.uint8) + tf.cast(tf.reduce_all(there, -1), tf.uint8)
 
 
-def checked(image: tf.Tensor) -> tf.Tensor:
+def checked(image: tf.Tensor, most: int) -> tf.Tensor:
     """Return the slices that a request may hold: none empty, HU that are numbers, no larger than agreed.
 
     A server feeds what comes; the shape in a signature is a promise that it does not check.
@@ -96,7 +105,7 @@ def checked(image: tf.Tensor) -> tf.Tensor:
     rules = [
         (shape > 0, "there must be at least one slice and one pixel"),
         (shape[1:] <= MAX_SIDE, f"height and width must be {MAX_SIDE} or less"),
-        (tf.reduce_prod(tf.cast(shape, tf.int64)) <= MAX_VOXELS, f"more than {MAX_VOXELS} voxels: send fewer slices"),
+        (tf.reduce_prod(tf.cast(shape, tf.int64)) <= most, f"more than {most} voxels: send fewer slices"),
     ]
     if image.dtype.is_floating:
         rules.append((tf.math.is_finite(image), "HU must be numbers, not NaN or infinite"))

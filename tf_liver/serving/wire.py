@@ -18,6 +18,13 @@ SIGNATURES = {
     "describe": "question: any string (B,) → metadata: string (B,), what metadata.json says, for clients",
 }
 
+_OF_LIVER, _OF_BOTH = "probability: float32 (B, H, W)", "probability: float32 (B, H, W, 2), of liver and of tumour"
+
+
+def signatures_of(task: str) -> dict[str, str]:
+    """Return the signatures as a model of this task has them."""
+    return SIGNATURES if task == "liver" else {k: text.replace(_OF_LIVER, _OF_BOTH) for k, text in SIGNATURES.items()}
+
 
 def require_serving_api() -> None:
     """Say what to install where TF Serving's messages are missing."""

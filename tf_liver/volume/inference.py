@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from tf_liver.data.cases import Case, case_id_of
-from tf_liver.data.nifti import Volume, check_same_grid, read_label, read_volume
+from tf_liver.data.cases import case_id_of
+from tf_liver.data.nifti import Volume
 from tf_liver.data.scans import read_scan
-from tf_liver.data.slices import THRESHOLD, foreground
+from tf_liver.data.slices import THRESHOLD
 from tf_liver.data.write import as_stored_probability, write_label_map, write_probability_map
 from tf_liver.files import write_atomic
 from tf_liver.progress import track
-from tf_liver.volume.overlay import grey_of, overlay
 from tf_liver.volume.postprocess import postprocess
-from tf_liver.volume.scores import Counts, count
 from tf_liver.volume.statistics import statistics
 
-# HU slices (B, H, W) → probability (B, H, W) float32, as ScanPredictor; called from several threads.
+# HU slices (B, H, W) → probability float32, of liver (B, H, W), or of liver and of tumour (B, H, W, 2), as
+# ScanPredictor; called from several threads.
 Predictor = Callable[[np.ndarray], Any]
 BATCH_SLICES = 16
 # While one batch has the network, the next one is resized and the last one is resized back.
@@ -32,7 +31,7 @@ FAILURES = (ValueError, OSError, MemoryError)
 
 
 def probability_batches(predictor: Predictor, slices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first slice, probability (b, H, W) float32) over a whole scan, in order.
+    """Yield (first slice, probability (b, H, W) or (b, H, W, 2) float32) over a whole scan, in order.
 
     slices: (depth, height, width) HU. Memory is bounded by a few batches.
 
@@ -65,14 +64,24 @@ def probability_batches(predictor: Predictor, slices: np.ndarray) -> Iterator[tu
 
 
 def segment_volume(predictor: Predictor, slices: np.ndarray) -> np.ndarray:
-    """Return the label map of a scan: (depth, height, width) HU → (depth, height, width) uint8, 1 liver.
-
-    A probability of THRESHOLD or more is liver.
-    """
+    """Return the label map of a scan: (depth, height, width) HU → (depth, height, width) uint8, by `labels_of`."""
     label_map = np.empty(slices.shape, np.uint8)
     for first, probability in probability_batches(predictor, slices):
-        label_map[first : first + len(probability)] = probability >= THRESHOLD
+        label_map[first : first + len(probability)] = labels_of(probability)
     return label_map
+
+
+def labels_of(probability: np.ndarray) -> np.ndarray:
+    """Return labels, (B, H, W) uint8 or boolean: 1 liver, 2 tumour; THRESHOLD or more of a probability is enough.
+
+    A tumour is one inside the liver only.
+
+    probability: of liver (B, H, W), or of liver with its tumours and of tumour (B, H, W, 2).
+    """
+    if probability.ndim == 3:
+        return probability >= THRESHOLD
+    liver = probability[..., 0] >= THRESHOLD
+    return liver.astype(np.uint8) + (liver & (probability[..., 1] >= THRESHOLD))
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def segment_files(
 
     load: gives the predictor; it is called while the first scan is read.
     scans: NIfTI files or DICOM series folders. outputs: a .nii or .nii.gz each. postprocessing: of the experiment.
-    tumours: whether the model looks for them. probabilities: write them too, as `probability_path` names them.
+    tumours: whether the model looks for them. probabilities: write them too, as `probability_paths` names them.
 
     A scan that cannot be read, predicted or written does not stop the others. While one scan is predicted, another
     thread writes the last one and then reads the next one: no more than two are in memory.
@@ -131,15 +140,17 @@ def segment_files(
 
 def _predict(
     predictor: Predictor, slices: np.ndarray, probabilities: bool, what: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return label map and, if asked for, probabilities as files hold them, both (D, H, W), under a progress bar."""
-    label_map = np.empty(slices.shape, np.uint8)
-    stored = np.empty(slices.shape, np.uint16) if probabilities else None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return label map (D, H, W) and, if asked for, the probability of each region as files hold it."""
+    label_map, stored = np.empty(slices.shape, np.uint8), list[np.ndarray]()
     for first, probability in track(probability_batches(predictor, slices), what, -(-len(slices) // BATCH_SLICES)):
         some = slice(first, first + len(probability))
-        label_map[some] = probability >= THRESHOLD
-        if stored is not None:
-            stored[some] = as_stored_probability(probability)
+        label_map[some] = labels_of(probability)
+        of_regions = probability[..., np.newaxis] if probability.ndim == 3 else probability
+        for region in range(of_regions.shape[-1] if probabilities else 0):
+            if first == 0:
+                stored.append(np.empty(slices.shape, np.uint16))
+            stored[region][some] = as_stored_probability(of_regions[..., region])
     return label_map, stored
 
 
@@ -147,7 +158,7 @@ def _finish(
     scan: Path,
     output: Path,
     volume: Volume,
-    maps: tuple[np.ndarray, np.ndarray | None],
+    maps: tuple[np.ndarray, list[np.ndarray]],
     postprocessing: str,
     tumours: bool,
 ) -> Segmented:
@@ -157,8 +168,8 @@ def _finish(
         label_map = postprocess(label_map, postprocessing)
         found = {"scan": str(scan), "label_map": str(output), **statistics(volume, label_map, tumours)}
         write_atomic(statistics_path(output), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        if stored is not None:
-            write_probability_map(probability_path(output), stored.transpose(2, 1, 0), volume.header)
+        for path, probability in zip(probability_paths(output), stored, strict=False):
+            write_probability_map(path, probability.transpose(2, 1, 0), volume.header)
         write_label_map(output, label_map.transpose(2, 1, 0), volume.header)
     except FAILURES as error:
         return Segmented(scan, output, error=error)
@@ -171,19 +182,10 @@ def statistics_path(label_map: Path) -> Path:
 
 
 def probability_path(label_map: Path) -> Path:
-    """Return where the probabilities beside a label map lie: case.nii.gz → case-probability.nii.gz."""
-    return label_map.with_name(f"{case_id_of(label_map)}-probability.nii.gz")
+    """Return where the probabilities of liver beside a label map lie: case.nii.gz → case-probability.nii.gz."""
+    return probability_paths(label_map)[0]
 
 
-def evaluate_case(case: Case, predictor: Predictor) -> tuple[Counts, float, np.ndarray]:
-    """Segment one case and compare it with its reference.
-
-    Returns the counts, the volume of a voxel in ml, and a picture of the slice with the largest reference.
-    """
-    image, label = read_volume(case.image), read_label(case.label)
-    check_same_grid(image, label, case.label)
-    reference = foreground(label.slices)
-    prediction = segment_volume(predictor, image.slices) > 0
-    shown = int(reference.sum(axis=(1, 2)).argmax())
-    picture = overlay(grey_of(image.slices[shown]), reference[shown], prediction[shown])
-    return count(reference, prediction), image.voxel_ml, picture
+def probability_paths(label_map: Path) -> list[Path]:
+    """Return where the probabilities of liver, and of tumour, lie: the second is case-tumour-probability.nii.gz."""
+    return [label_map.with_name(f"{case_id_of(label_map)}{of}-probability.nii.gz") for of in ("", "-tumour")]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from tf_liver.data import TUMOUR
 from tf_liver.volume import scores
 
 MIN_IOU = 0.5
-TUMOUR = 2
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from tf_liver.command import one_line
-from tf_liver.data import LIVERS, DataError
+from tf_liver.data import LIVERS, TUMOUR, DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.nifti import Volume, check_same_grid, read_label, read_volume
 from tf_liver.data.write import write_label_map
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
-from tf_liver.volume.lesions import TUMOUR, Lesions, match_lesions, tumour_burden
+from tf_liver.volume.lesions import Lesions, match_lesions, tumour_burden
 from tf_liver.volume.overlay import grey_of, overlay
 from tf_liver.volume.scores import Counts, RegionScores, crop, score_region
 
@@ -32,16 +32,21 @@ class CaseResult:
 
 
 def score_label_maps(
-    cases: Sequence[Case], predictions: Path, liver: str, workers: int, keep: Path | None = None
+    cases: Sequence[Case],
+    predictions: Path,
+    liver: str,
+    workers: int,
+    keep: Path | None = None,
+    tumours: bool = False,
 ) -> list[CaseResult]:
     """Score the label map of every case in a folder (see `read_prediction`); a bad case stops no other one.
 
     liver: a key of LIVERS. keep: folder for a uint8 copy of each prediction on the reference's grid. Region "tumour" is
-    scored in all cases if a prediction of any case holds label 2.
+    scored in all cases if a prediction of any case holds label 2, or if `tumours` were looked for.
     """
     scored = in_processes(score_case, cases, workers, predictions, liver, keep)
     results = list(track(scored, "scoring cases", len(cases)))
-    if any(result.claims_tumour for result in results):
+    if tumours or any(result.claims_tumour for result in results):
         return results
     return [
         replace(

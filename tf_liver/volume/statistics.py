@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from tf_liver.data import TUMOUR
 from tf_liver.data.nifti import Volume
 from tf_liver.data.verification import placeholder
 from tf_liver.volume.postprocess import bounding_box
 
-LIVER, TUMOUR = 1, 2
+LIVER = 1
 AXES = ("left_right", "posterior_anterior", "inferior_superior")
 
 
