@@ -33,6 +33,7 @@ EXPERIMENT = Experiment(
     precision="auto",
     folds=5,
     postprocessing="none",
+    averaging=0.0,
     tumour_head="regions",  # read by the task "tumour" only
     tumour_ratio=0.0,
 )

@@ -108,7 +108,7 @@ def test_runs_that_cannot_be_averaged_are_refused(capsys, trained, tmp_path):
     assert f"{other}: postprocessing must be that of {trained}, none. Received: largest" in line
     rotated = copy_of(trained, tmp_path / "rotated", augmentation="rotate")
     line = refused(capsys, scan, "-o", tmp_path / "out", "--tta", "--run", rotated)
-    assert "on which the run must have been trained (augmentation flip_rotate). Received: rotate" in line
+    assert "(augmentation flip_rotate or flip_rotate_intensity). Received: rotate" in line
 
 
 def test_another_models_weights_are_refused(capsys, trained, phantoms, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_liver.data.cases import Case, find_cases, held_out_of
+from tf_liver.experiment import MIRRORING
 from tf_liver.folds import opened_as_runs
 from tf_liver.runs import Run
 
@@ -35,10 +36,10 @@ def check_mirrored(runs: Sequence[Run]) -> None:
     """Refuse mirror images for a network that never saw any, with a ValueError."""
     for run in runs:
         augmentation = run.experiment.augmentation
-        if augmentation != "flip_rotate":
+        if augmentation not in MIRRORING:
             raise ValueError(
                 f"{run.path}: --tta averages over mirror images, on which the run must have been trained "
-                f"(augmentation flip_rotate). Received: {augmentation}"
+                f"(augmentation {' or '.join(MIRRORING)}). Received: {augmentation}"
             )
 
 

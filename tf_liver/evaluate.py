@@ -163,7 +163,7 @@ def segment(runs: Sequence[Run], checkpoint: str, cases: Sequence[Case], folder:
 
     outputs = [folder / f"{case.case_id}.nii.gz" for case in cases]
     scans, first = [case.image for case in cases], runs[0].experiment
-    found = segment_files(load, scans, outputs, first.postprocessing, first.task == "tumour")
+    found = segment_files(load, scans, outputs, first.postprocessing, tumours=first.task == "tumour")
     wrong = {}
     for case, one in zip(cases, found, strict=True):
         if one.error:

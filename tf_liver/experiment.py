@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-AUGMENTATIONS = ("resize", "rotate", "flip_rotate")
+AUGMENTATIONS = (
+    *("resize", "rotate", "flip_rotate", "affine"),
+    *("flip_rotate_intensity", "affine_intensity", "affine_intensity_elastic"),
+)
+MIRRORING = ("flip_rotate", "flip_rotate_intensity")  # after these a network knows mirror images
 LOSSES = ("bce", "dice", "bce_dice", "focal_tversky", "bce_focal_tversky")
 NORMALISATIONS = ("clip_max", "window")
 POSTPROCESSING = ("none", "largest", "largest_filled")
@@ -21,7 +25,7 @@ SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver", "tumour")
 TUMOUR_HEADS = ("regions", "classes")
 # Fields that came later, with what older runs did.
-ADDED = {"postprocessing": "none", "tumour_head": "regions", "tumour_ratio": 0.0}
+ADDED = {"postprocessing": "none", "averaging": 0.0, "tumour_head": "regions", "tumour_ratio": 0.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -94,6 +98,12 @@ class Experiment:
     )
     tumour_ratio: float = _setting(
         "additional times that each slice with tumour is drawn in an epoch", low=0.0, high=1000.0
+    )
+
+    averaging: float = _setting(
+        "decay of the moving average of the weights, which validates and is kept; 0 keeps the last step's",
+        low=0.0,
+        high=0.99999,
     )
 
     def __new__(cls, **fields: Any) -> "Experiment":

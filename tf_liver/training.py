@@ -39,7 +39,7 @@ class Training:
         if xla and cluster.replicas > 1:
             raise ValueError(f"--xla: needs one device; --strategy none takes one. Received: {cluster.replicas}")
         self.run, self.experiment, self.cluster, self.source = run, experiment, cluster, source
-        self.network, self.steps = network, Steps(network, cluster.strategy, xla)
+        self.network, self.steps = network, Steps(network, cluster.strategy, experiment.averaging, xla)
         # Their memory is in no state: it is what they make of the epochs so far, which `go_on` tells them again.
         self._steering = tf.keras.callbacks.CallbackList(steering(experiment), model=network)
         self.state = State(identity, names=[variable.name for variable in self.steps.variables()])
@@ -111,7 +111,7 @@ class Training:
         """Give the chief's callbacks, or nobody's, from the beginning to the end of their training."""
         chiefs = list(callbacks) if self.cluster.is_chief else []
         epochs = self.experiment.epochs
-        told = tf.keras.callbacks.CallbackList(chiefs, model=self.network, epochs=epochs, steps=self.source.steps)
+        told = tf.keras.callbacks.CallbackList(chiefs, model=self.steps.judged, epochs=epochs, steps=self.source.steps)
         told.on_train_begin()
         try:
             yield told
@@ -200,7 +200,8 @@ class Training:
 
     def save_weights(self, which: str) -> None:
         """Write the weights as the run's `best` or `last`; all workers must call it together."""
-        alone = tf.keras.Model(self.network.inputs, self.network.outputs)  # without the optimizer: a third of the size
+        kept = self.steps.judged
+        alone = tf.keras.Model(kept.inputs, kept.outputs)  # without the optimizer: a third of the size
         if self.cluster.is_chief:
             with self.run.replacing_checkpoint(which) as beside:
                 alone.save_weights(beside)

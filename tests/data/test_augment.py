@@ -3,7 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tf_liver.data.augment import POLICIES, Augmenter
+from tf_liver.data.augment import POLICIES, Augmenter, WarpAugmenter
+from tf_liver.experiment import AUGMENTATIONS, MIRRORING, replace
 
 rng = np.random.default_rng(0)
 IMAGE = rng.random((50, 60), dtype=np.float32)
@@ -41,9 +42,30 @@ def test_flip_rotate_flips_both_ways_and_rotate_never():
     assert sides("rotate") == sides("resize") == {("top", "left")}
 
 
-def test_image_and_mask_move_together():
+def test_what_is_told_of_the_policies_is_so():
+    assert tuple(POLICIES) == AUGMENTATIONS
+    flipping = {name for name in POLICIES if any("Flip" in type(step).__name__ for step in POLICIES[name].moves())}
+    assert flipping == set(MIRRORING)
+
+
+@pytest.mark.parametrize("normalisation", ["window", "clip_max"])
+@pytest.mark.parametrize("size", [0, 32])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_whatever_was_done_the_network_sees_its_own_range(tiny, policy, size, normalisation):
+    changes = {"augmentation": policy, "image_size": size, "normalisation": normalisation}
+    augmenter = WarpAugmenter(replace(tiny, **changes))
+    hu = np.random.default_rng(1).normal(50, 300, (40, 50)).astype(np.int16)
+    images, masks = augmenter.batch([(hu, (hu > 100).astype(np.uint8), seed) for seed in range(20)], 20)
+    assert (images.dtype, masks.dtype) == (np.float32, np.uint8)
+    assert 0 <= images.min() < 0.01
+    assert 0.5 < images.max() <= 1
+    assert set(np.unique(masks)) == {0, 1}
+
+
+@pytest.mark.parametrize("policy", ["flip_rotate", "affine"])
+def test_image_and_mask_move_together(policy):
     rows, columns = np.mgrid[:50, :60]
     disc = ((rows - 15) ** 2 + (columns - 20) ** 2 < 100).astype(np.uint8)
     for seed in range(20):
-        image, mask = Augmenter("flip_rotate", 64)(disc.astype(np.float32), disc, seed)
+        image, mask = Augmenter(policy, 64)(disc.astype(np.float32), disc, seed)
         assert ((image > 0.5) == mask).mean() > 0.98

@@ -14,12 +14,15 @@ from tf_liver.data.index import epoch_samples
 from tf_liver.data.loader import LoaderProcesses, SliceLoader
 from tf_liver.data.pipeline import data_error, stored_batches
 from tf_liver.data.store import SliceStore, images_path
+from tf_liver.experiment import replace
 
 
 @pytest.fixture
 def loader(phantoms, tmp_path, tiny):
+    """Loads samples of the policy that draws most."""
     prepare(find_cases(phantoms), tmp_path, workers=1)
-    return SliceLoader(SliceStore(tmp_path, find_cases(phantoms)), WarpAugmenter(tiny))
+    augmenter = WarpAugmenter(replace(tiny, augmentation="affine_intensity_elastic"))
+    return SliceLoader(SliceStore(tmp_path, find_cases(phantoms)), augmenter)
 
 
 def children(pid: int) -> set[int]:

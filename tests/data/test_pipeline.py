@@ -7,7 +7,7 @@ import pytest
 from small import write_nifti
 
 from tf_liver.data import DataError, DataWarning, pipeline
-from tf_liver.data.augment import Augmenter
+from tf_liver.data.augment import POLICIES, Augmenter, widened
 from tf_liver.data.build import prepare
 from tf_liver.data.cases import find_cases
 from tf_liver.data.index import epoch_length, epoch_samples, index_labels, liver_samples, steps_per_epoch
@@ -114,9 +114,11 @@ def test_streaming_equals_the_same_steps_by_hand(index, tiny):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
-@pytest.mark.parametrize("size", [0, 32])
-def test_store_and_stream_hold_the_same_samples_to_the_bit(index, store, tiny, ratio, size):
-    experiment = replace(tiny, image_size=size, batch_size=1, augmentation="flip_rotate", negative_ratio=ratio)
+@pytest.mark.parametrize(
+    ("size", "policy"), [(0, "flip_rotate"), (32, "flip_rotate"), (32, "affine_intensity_elastic")]
+)
+def test_store_and_stream_hold_the_same_samples_to_the_bit(index, store, tiny, ratio, size, policy):
+    experiment = replace(tiny, image_size=size, batch_size=1, augmentation=policy, negative_ratio=ratio)
     streamed, stored = (
         samples(streamed_batches(index, experiment, 5, 2)),
         samples(stored_batches(store, experiment, 5, 2)),
@@ -125,23 +127,25 @@ def test_store_and_stream_hold_the_same_samples_to_the_bit(index, store, tiny, r
     assert Counter(streamed) == Counter(stored)
 
 
-def test_fast_samples_are_the_plain_ones_within_the_stated_tolerance(index, store, tiny):
-    """At the network's size: unrotated samples to rounding, rotated ones by 0.05 on average."""
-    experiment = replace(tiny, image_size=32, epochs=1, batch_size=1, augmentation="flip_rotate")
-    plain = Augmenter("flip_rotate", 32)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_fast_samples_are_the_plain_ones_within_the_stated_tolerance(index, store, tiny, policy):
+    """At the network's size: without rotation and scale to rounding, with them as stated, on average."""
+    most, most_of_mask = (0.06, 0.03) if "affine" in policy else (0.05, 0.02)
+    experiment = replace(tiny, image_size=32, epochs=1, batch_size=1, augmentation=policy)
+    wide, margin = widened(experiment, policy)
+    plain = Augmenter(policy, 32, margin)
     rows = epoch_samples(index, 0.0, 1, 0)
     unturned = 0
     for row, (images, masks) in zip(rows, stored_batches(store, experiment, 1, 2).as_numpy_iterator(), strict=True):
         image, label = store.read(*row[:2])
-        expected, mask = plain(normalise(image, experiment), (label > 0).astype(np.uint8), int(row[2]))
+        expected, mask = plain(normalise(image, wide), (label > 0).astype(np.uint8), int(row[2]))
         off = np.abs(images[0, ..., 0] - expected)
-        assert off.mean() < 0.05
-        assert (masks[0, ..., 0] != mask).mean() < 0.02
-        turned = plain.matrix(image.shape, int(row[2]))[0, 1] != 0
-        if not turned:
+        assert off.mean() < most
+        assert (masks[0, ..., 0] != mask).mean() < most_of_mask
+        if plain.matrix(image.shape, int(row[2]))[0, 1] == 0:
             unturned += 1
-            assert off.max() < 1e-6
-    assert 0 < unturned < len(rows)
+            assert off.max() < 1e-5
+    assert 0 < unturned <= len(rows)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 8])
@@ -174,7 +178,9 @@ def test_store_and_stream_hold_the_same_samples_of_real_scans(real_data, tiny, t
     assert len(streamed) == 208
 
 
-def test_any_batch_can_be_the_first(store, tiny):
+@pytest.mark.parametrize("policy", ["flip_rotate", "affine_intensity_elastic"])
+def test_any_batch_can_be_the_first(store, tiny, policy):
+    tiny = replace(tiny, augmentation=policy)
     whole = list(stored_batches(store, tiny, 0, 2).as_numpy_iterator())
     for start in (1, len(whole) // 2, len(whole) - 1):
         rest = list(stored_batches(store, tiny, 0, 2, start=start).as_numpy_iterator())

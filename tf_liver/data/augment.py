@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import albumentations as A
@@ -10,7 +11,8 @@ import cv2
 import numpy as np
 
 from tf_liver.data.slices import SIZE_MULTIPLE, clip_hu, normalise, scale, target
-from tf_liver.experiment import Experiment
+from tf_liver.data.touches import MARGIN, Touch, elastic, scanner
+from tf_liver.experiment import Experiment, replace
 
 # tf.data brings the threads; OpenCV's own would fight them for the same cores.
 cv2.setNumThreads(0)
@@ -37,10 +39,32 @@ def flip_rotate() -> list[A.BasicTransform]:
     return [*rotate(), A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
 
 
-POLICIES: dict[str, Callable[[], list[A.BasicTransform]]] = {
-    "resize": resize,
-    "rotate": rotate,
-    "flip_rotate": flip_rotate,
+def affine() -> list[A.BasicTransform]:
+    """Rotation, scale and shift, no mirroring: patients and fields of view differ in size and place."""
+    return [A.Affine(scale=(0.7, 1.4), keep_ratio=True, translate_percent=(-0.1, 0.1), rotate=(-20, 20), p=0.8)]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may happen to a sample: what is one matrix, in albumentations' terms, and then what is none."""
+
+    moves: Callable[[], list[A.BasicTransform]]
+    touches: tuple[Touch, ...] = ()
+
+    @property
+    def margin(self) -> float:
+        """How far beyond the window's ends, in its widths, a sample's values must reach until the touches are done."""
+        return MARGIN if scanner in self.touches else 0.0
+
+
+POLICIES = {
+    "resize": Policy(resize),
+    "rotate": Policy(rotate),
+    "flip_rotate": Policy(flip_rotate),
+    "affine": Policy(affine),
+    "flip_rotate_intensity": Policy(flip_rotate, (scanner,)),
+    "affine_intensity": Policy(affine, (scanner,)),
+    "affine_intensity_elastic": Policy(affine, (elastic, scanner)),
 }
 
 
@@ -56,22 +80,37 @@ def _step_matrix(step: A.BasicTransform, size: dict[str, Any]) -> np.ndarray:
 
 
 class Augmenter:
-    """A policy at one size; the same seed gives the same sample, from any thread and in any order."""
+    """A policy at one size; the same seed gives the same sample, from any thread and in any order.
 
-    def __init__(self, policy: str, image_size: int) -> None:
-        self._policy = policy
+    margin: how far the window of the slices that come reaches beyond the experiment's, as `Policy.margin`.
+    """
+
+    def __init__(self, policy: str, image_size: int, margin: float = 0.0) -> None:
+        self._policy = POLICIES[policy]
         self._image_size = image_size
+        self._margin = margin
         # A Compose holds its own random generators, so each thread needs one of its own.
         self._local = threading.local()
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one normalised slice and its mask.
+        """Augment one normalised slice, or several that are its channels, and its mask.
 
-        image: (H, W) float32. mask: (H, W) uint8. Returns (S, S) float32 and (S, S) uint8, or for the native
-        size both padded below and at the right to a multiple of 32.
+        image: (H, W) or (H, W, C) float32. mask: (H, W) uint8. Returns (S, S) or (S, S, C) float32 and (S, S) uint8,
+        or for the native size both padded below and at the right to a multiple of 32.
         """
-        sample = self._seeded(seed)(image=image, mask=mask)
-        return sample["image"], sample["mask"]
+        sample = self._seeded(seed)(image=image.reshape(*mask.shape, -1), mask=mask)
+        moved, mask = self.touch(sample["image"], sample["mask"], seed)
+        return moved.reshape(*mask.shape, *image.shape[2:]), mask
+
+    def touch(self, images: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Do what follows the moves to a sample at its final size: images (S, S, C), mask (S, S)."""
+        if self._margin:
+            images = images * np.float32(1 + 2 * self._margin) - np.float32(self._margin)
+        if self._policy.touches:
+            rng = np.random.default_rng((seed, 1))
+            for touch in self._policy.touches:
+                images, mask = touch(images, mask, rng)
+        return images, mask
 
     def matrix(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         """Return what `__call__` does to pixel positions as one matrix: (2, 3), slice (x, y) → sample (x, y)."""
@@ -98,7 +137,7 @@ class Augmenter:
         return self._local.compose
 
     def _build(self) -> A.Compose:
-        steps = POLICIES[self._policy]()
+        steps = self._policy.moves()
         if self._image_size:
             # INTER_NEAREST samples the mask half a pixel off the image's grid; _EXACT does not.
             size = A.Resize(
@@ -118,22 +157,35 @@ class Augmenter:
         return A.Compose([*steps, pad])
 
 
+def widened(experiment: Experiment, policy: str) -> tuple[Experiment, float]:
+    """Return the experiment with the window that a policy must see, and its margin, as `Policy.margin`."""
+    margin = POLICIES[policy].margin
+    if not margin or experiment.normalisation != "window":
+        return experiment, 0.0
+    low, high = experiment.window_hu
+    beyond = margin * (high - low)
+    return replace(experiment, window_hu=(low - beyond, high + beyond)), margin
+
+
 class WarpAugmenter:
     """The same policies as one warp a slice: resize and all geometry in a single matrix, on clipped int16 HU.
 
     Draws what `Augmenter` draws for the same seed, in the same order, so a sample shows the same patch of the
-    patient. It is interpolated once instead of once a transform: without rotation pixels agree to rounding, with it
-    within 0.05 on average, mostly noise that the plain form blurs by interpolating twice (a test holds both).
+    patient. It is interpolated once instead of once a transform: without rotation and scale pixels agree to rounding,
+    with rotation within 0.05 on average, with both within 0.06, mostly noise that the plain form blurs by interpolating
+    twice (a test holds all). What is no matrix follows, the same for both.
     """
 
     def __init__(self, experiment: Experiment, policy: str | None = None) -> None:
         self._arguments = (experiment, policy)
-        self._experiment = experiment
+        policy = policy or experiment.augmentation
+        self._experiment, margin = widened(experiment, policy)
         self._size = experiment.image_size
-        self._plain = Augmenter(policy or experiment.augmentation, experiment.image_size)
+        self._plain = Augmenter(policy, experiment.image_size, margin)
+        self._touched = bool(POLICIES[policy].touches)
         self._local = threading.local()
         # int16 pixels cannot be clipped at half a HU.
-        self._whole = all(end.is_integer() and abs(end) < 2**15 for end in experiment.window_hu)
+        self._whole = all(end.is_integer() and abs(end) < 2**15 for end in self._experiment.window_hu)
 
     def batch(
         self,
@@ -152,11 +204,15 @@ class WarpAugmenter:
         shape = (number, self._size, self._size, 1)
         images, masks = out or (np.empty(shape, np.float32), np.empty(shape, np.uint8))
         peaks = np.empty((number, 1, 1, 1), np.float32)
+        seeds = []
         for n, (image, label, seed) in enumerate(samples):
+            seeds.append(seed)
             peaks[n] = self._warp(image, label, seed, images[n, ..., 0], masks[n, ..., 0])
         scale(images, peaks, self._experiment, out=images)
         if self._experiment.task == "liver":
             np.greater(masks, 0, out=masks.view(bool))  # `target`, in place
+        for n, seed in enumerate(seeds if self._touched else ()):
+            images[n], masks[n, ..., 0] = self._plain.touch(images[n], masks[n, ..., 0], seed)
         return images, masks
 
     def __reduce__(self) -> tuple[Any, ...]:

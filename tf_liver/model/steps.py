@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_liver.model.averaging import Averages
 from tf_liver.model.metrics import liver_metrics, tumour_metrics, with_dice
 from tf_liver.model.regions import region_masks, region_probability
 
@@ -13,17 +14,26 @@ from tf_liver.model.regions import region_masks, region_probability
 class Steps:
     """The steps of a compiled network. Nothing is read back from the device until `results` is asked for.
 
+    averaging: decay of the moving average of the weights; 0 keeps none.
     xla: compile the steps, once for each size that batches have.
     """
 
-    def __init__(self, network: tf.keras.Model, strategy: tf.distribute.Strategy, xla: bool = False) -> None:
+    def __init__(
+        self, network: tf.keras.Model, strategy: tf.distribute.Strategy, averaging: float = 0.0, xla: bool = False
+    ) -> None:
         self.network, self.strategy = network, strategy
         with strategy.scope():
+            self._averages = Averages(network, averaging) if averaging else None
             own = liver_metrics() if network.output_shape[-1] == 1 else tumour_metrics()
             self.metrics = [tf.keras.metrics.Mean("loss"), *own]
             network.optimizer.build(network.trainable_variables)
         self._train_step = tf.function(self._train, jit_compile=True) if xla else self._train
         self._validate_step = tf.function(self._validate, jit_compile=True) if xla else self._validate
+
+    @property
+    def judged(self) -> tf.keras.Model:
+        """The network that is validated and kept: with averaged weights if there are any."""
+        return self._averages.network if self._averages else self.network
 
     @tf.function(reduce_retracing=True)
     def train(self, batches: Iterator[Any], number: tf.Tensor) -> tf.Tensor:
@@ -50,11 +60,14 @@ class Steps:
             loss = self.network.loss(masks, logits)
             # Every replica holds the loss of the whole batch, and the optimizer sums their gradients.
             share = loss / self.strategy.num_replicas_in_sync
+        before = self.network.optimizer.iterations.read_value()
         self.network.optimizer.minimize(share, self.network.trainable_variables, tape=tape)
+        if self._averages:
+            self._averages.follow(before)
         self._count(masks, logits, loss)
 
     def _validate(self, images: tf.Tensor, masks: tf.Tensor) -> None:
-        logits = self.network(images, training=False)
+        logits = self.judged(images, training=False)
         self._count(masks, logits, self.network.loss(masks, logits))
 
     def _count(self, masks: tf.Tensor, logits: tf.Tensor, loss: tf.Tensor) -> None:
@@ -79,7 +92,7 @@ class Steps:
         return with_dice(found)
 
     def variables(self) -> list[tf.Variable]:
-        """Return everything that changes: weights, optimizer, loss scale, running metrics, random generators."""
+        """Return everything that changes: weights and averages, optimizer, loss scale, metrics, random generators."""
         optimizer = self.network.optimizer
         found = [*self.network.variables, *_values(optimizer.variables)]
         if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
@@ -88,6 +101,7 @@ class Steps:
         for layer in self.network.layers:  # of dropout, in some backbones
             generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
             found += [generator.state] if generator else []
+        found += self._averages.network.variables if self._averages else []
         return found + [variable for metric in self.metrics for variable in metric.variables]
 
     def read(self) -> list[np.ndarray]:

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from tf_liver.data.touches import elastic, scanner
+
+SIDE = 64
+AIR, FAT, LIVER, BONE = -0.5, 0.0, 0.6, 1.5  # as a window with its margin gives them
+
+
+def body(channels=1):
+    """A square of fat in air, in it one of liver and one of bone: images (S, S, C) and the mask of the liver."""
+    images = np.full((SIDE, SIDE, channels), AIR, np.float32)
+    images[8:56, 8:56], images[16:48, 12:32], images[16:48, 36:52] = FAT, LIVER, BONE
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[16:48, 12:32] = 1
+    return images, mask
+
+
+def touched(touch, number=200, channels=1):
+    images, mask = body(channels)
+    return [touch(images, mask, np.random.default_rng(seed)) for seed in range(number)]
+
+
+def test_scanners_differ_as_the_window_would_show_it():
+    """Organs are darker here and brighter there; what lies beyond the window stays black or white."""
+    found = touched(scanner)
+    images = np.stack([image[..., 0] for image, _ in found])
+    liver, bone = images[:, 22:42, 16:28].mean(axis=(1, 2)), images[:, 22:42, 42:46].mean(axis=(1, 2))
+    air = images[:, :3].mean(axis=(1, 2))
+    assert images.dtype == np.float32
+    assert images.min() == 0
+    assert images.max() == 1
+    assert 0.05 < liver.std() < 0.2
+    assert liver.mean() == pytest.approx(LIVER, abs=0.05)
+    assert bone.min() > 0.95
+    assert air.max() < 0.05
+    assert all((mask == body()[1]).all() for _, mask in found)
+
+
+def test_each_kind_of_change_happens_and_some_samples_stay_as_they_are():
+    cut, inside = np.clip(body()[0], 0, 1), (slice(20, 44), slice(16, 28), 0)
+    images = [image for image, _ in touched(scanner)]
+    noisy = np.array([image[inside].std() > 0.004 for image in images])
+    brightened = np.array([abs(image[inside].mean() - LIVER) > 0.02 for image in images])
+    blurred = np.array([image[30, 33, 0] > 0.05 for image in images])  # fat, two pixels from liver
+    same = np.array([np.array_equal(image, cut) for image in images])
+    for happened in (noisy, brightened, blurred, same):
+        assert 0.04 < happened.mean() < 0.8
+
+
+def test_neighbouring_slices_change_alike_but_for_noise():
+    alike = [np.ptp(image, axis=2).max() for image, _ in touched(scanner, channels=5)]
+    assert 0.5 < np.mean(np.array(alike) < 1e-5) < 0.9
+    assert max(alike) > 0.1
+
+
+def test_elastic_moves_image_and_mask_together_by_little():
+    _, mask = body()
+    moved = 0
+    for image, turned in touched(elastic, channels=5):
+        np.testing.assert_array_equal(image[..., :1].repeat(5, axis=2), image)
+        liver = (image[..., 0] > FAT + 0.3) & (image[..., 0] < LIVER + 0.01)
+        assert (liver == turned).mean() > 0.97
+        moved += not np.array_equal(turned, mask)
+        rows, columns = np.argwhere(turned).mean(axis=0)
+        assert abs(rows - 31.5) < 0.1 * SIDE
+        assert abs(columns - 21.5) < 0.1 * SIDE
+    assert 70 < moved < 130
+
+
+@pytest.mark.parametrize("touch", [elastic, scanner])
+def test_the_seed_decides_and_the_input_is_kept(touch):
+    for (image, mask), (again, mask_again) in zip(touched(touch, 20), touched(touch, 20), strict=True):
+        np.testing.assert_array_equal(image, again)
+        np.testing.assert_array_equal(mask, mask_again)
+    images, mask = body()
+    touch(images, mask, np.random.default_rng(1))
+    np.testing.assert_array_equal(images, body()[0])
