@@ -28,6 +28,8 @@ TUMOUR_HEADS = ("regions", "classes")
 # Fields that came later, with what older runs did.
 ADDED = {
     "postprocessing": "none",
+    "encoder_weights": "none",
+    "neighbours": 0,
     "optimizer": "adam",
     "weight_decay": 0.0,
     "warmup_epochs": 0.0,
@@ -101,6 +103,12 @@ class Experiment:
         "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
         choices=POSTPROCESSING,
     )
+    encoder_weights: str = _setting(
+        "what the encoder begins with: none, imagenet, or a file of its weights without the top (.h5)"
+    )
+    neighbours: int = _setting(
+        "slices above and below each slice that the network sees as well, as channels: 2n + 1 of them", low=0, high=8
+    )
     tumour_head: str = _setting(
         "what a tumour model gives: regions = two sigmoids, liver with tumours and tumour; "
         "classes = a softmax of background, liver, tumour",
@@ -109,7 +117,6 @@ class Experiment:
     tumour_ratio: float = _setting(
         "additional times that each slice with tumour is drawn in an epoch", low=0.0, high=1000.0
     )
-
     optimizer: str = _setting("adam, or adamw with its weight_decay", choices=OPTIMIZERS)
     weight_decay: float = _setting("share of each kernel that adamw takes off at learning rate 1", low=0.0, high=100.0)
     warmup_epochs: float = _setting(

@@ -12,6 +12,7 @@ from tf_liver.model.dropout import Dropout
 from tf_liver.model.losses import LOSSES
 from tf_liver.model.optimizer import make_optimizer
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.pretrained import COLOURS, NONE, encoder_weights, with_colours
 from tf_liver.model.regions import channels_of
 from tf_liver.model.weights import check_weights
 
@@ -19,16 +20,20 @@ with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on
     import segmentation_models
 
 
-def build_network(experiment: Experiment) -> tf.keras.Model:
+def build_network(experiment: Experiment, fresh: bool = True, offline: bool = False) -> tf.keras.Model:
     """Return the untrained network under the experiment's precision policy.
 
-    network(images): (B, H, W, 1) in the compute type → logits (B, H, W, C) float32; H and W multiples of 32.
-    C: see regions.py.
+    network(images): (B, H, W, 2n + 1) in the compute type for n neighbours on each side, the slice itself in the
+    middle → logits (B, H, W, C) float32, for C see
+    regions.py; H and W multiples of 32.
 
     The library's own head computes in float16 under mixed precision; ours is a float32 convolution in its place.
 
+    fresh: give the encoder the weights that the experiment begins with; not needed where trained ones will follow.
+    offline: never ask the network for them.
+
     Raises:
-        ExperimentError: a backbone that segmentation_models does not have.
+        ExperimentError: a backbone that segmentation_models does not have, or weights that are not to be had.
     """
     backbones = segmentation_models.get_available_backbone_names()
     if experiment.backbone not in backbones:
@@ -36,13 +41,19 @@ def build_network(experiment: Experiment) -> tf.keras.Model:
             f"backbone: must be one of {', '.join(sorted(backbones))}. Received: {experiment.backbone!r}"
         )
     tf.keras.mixed_precision.set_global_policy(choose_policy(experiment.precision))
-    unet = segmentation_models.Unet(
-        experiment.backbone, input_shape=(None, None, 1), classes=1, activation="linear", encoder_weights=None
-    )
+    pretrained = experiment.encoder_weights != NONE
+    channels = COLOURS if pretrained else 2 * experiment.neighbours + 1
+    with encoder_weights(experiment, offline) if pretrained and fresh else contextlib.nullcontext() as weights:
+        unet = segmentation_models.Unet(
+            experiment.backbone, input_shape=(None, None, channels), activation="linear", encoder_weights=weights
+        )
+    theirs = tf.keras.Model(unet.input, unet.get_layer("final_conv").input)
     body = tf.keras.models.clone_model(
-        tf.keras.Model(unet.input, unet.get_layer("final_conv").input),
+        with_colours(theirs, experiment) if pretrained else theirs,
         clone_function=lambda layer: _ours(layer, experiment),
     )
+    for layer in theirs.layers[1:] if weights else ():
+        body.get_layer(layer.name).set_weights(layer.get_weights())
     features = body.output
     if experiment.decoder_dropout:
         # Whole channels: neighbouring pixels of one say the same. Here, and not between the decoder's blocks, the
@@ -101,7 +112,7 @@ def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
     Raises:
         ValueError: a file that does not hold this network's weights; the message names it.
     """
-    network = build_network(experiment)
+    network = build_network(experiment, fresh=False)
     check_weights(Path(weights), network)
     try:
         network.load_weights(weights)
