@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         slices = open_source(plan.data, plan.prepared, plan.split, experiment, seed, options.workers)
         source = opened.enter_context(slices)
         with cluster.strategy.scope():
-            compile_network(network, experiment, source.steps)
+            compile_network(network, experiment, source.steps, seed)
         machine = {"workers": options.workers, "device": device, "policy": policy, "strategy": options.strategy}
         run = _run_folder(options, plan, {"command": command_line("train", argv), **plan.facts, **machine}, cluster)
         if cluster.is_chief:

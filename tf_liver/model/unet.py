@@ -3,14 +3,14 @@
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
 from tf_liver.model.batch_norm import BatchNormalization
+from tf_liver.model.dropout import Dropout
 from tf_liver.model.losses import LOSSES
-from tf_liver.model.optimizer import FusedAdam
+from tf_liver.model.optimizer import make_optimizer
 from tf_liver.model.precision import choose_policy
 from tf_liver.model.pretrained import COLOURS, NONE, encoder_weights, with_colours
 from tf_liver.model.regions import channels_of
@@ -54,6 +54,11 @@ def build_network(experiment: Experiment, fresh: bool = True, offline: bool = Fa
     )
     for layer in theirs.layers[1:] if weights else ():
         body.get_layer(layer.name).set_weights(layer.get_weights())
+    features = body.output
+    if experiment.decoder_dropout:
+        # Whole channels: neighbouring pixels of one say the same. Here, and not between the decoder's blocks, the
+        # library's graph stays as it is, and no batch normalisation meets other statistics than in inference.
+        features = Dropout(experiment.decoder_dropout, (None, 1, 1, None), name="decoder_dropout")(features)
     logits = tf.keras.layers.Conv2D(
         channels_of(experiment),
         3,
@@ -61,7 +66,7 @@ def build_network(experiment: Experiment, fresh: bool = True, offline: bool = Fa
         kernel_initializer="glorot_uniform",
         dtype="float32",
         name="logits",
-    )(body.output)
+    )(features)
     return tf.keras.Model(body.input, logits, name=experiment.name)
 
 
@@ -70,6 +75,8 @@ def _ours(layer: tf.keras.layers.Layer, experiment: Experiment) -> tf.keras.laye
     config = layer.get_config()
     if isinstance(layer, tf.keras.layers.UpSampling2D):
         return Repeat2D(name=layer.name)
+    if isinstance(layer, tf.keras.layers.Dropout):  # of some backbones
+        return Dropout(layer.rate, layer.noise_shape, name=layer.name)
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         config["momentum"] = experiment.batch_norm_momentum
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -91,12 +98,12 @@ class Repeat2D(tf.keras.layers.Layer):
         return tf.reshape(twice, (batch, 2 * height, 2 * width, channels))
 
 
-def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Give the network its optimizer and loss."""
-    rate: Any = experiment.learning_rate
-    if experiment.schedule == "cosine":
-        rate = tf.keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * steps_per_epoch)
-    network.compile(FusedAdam(rate), LOSSES[experiment.loss])
+def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int, seed: int = 0) -> None:
+    """Give the network its optimizer and loss, and dropout its seed."""
+    network.compile(make_optimizer(experiment, steps_per_epoch), LOSSES[experiment.loss])
+    for layer in network.layers:
+        if isinstance(layer, Dropout):
+            layer.begin(seed, network.optimizer)
 
 
 def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:

@@ -24,17 +24,22 @@ Rows = Sequence[RegionScores]
 
 
 def score_seed(
-    cases: Sequence[Case], label_maps: Mapping[str, Path], folder: Path, facts: dict[str, Any], workers: int
+    cases: Sequence[Case],
+    label_maps: Mapping[str, Path],
+    folder: Path,
+    facts: dict[str, Any],
+    workers: int,
+    tumours: bool,
 ) -> Rows:
     """Score the label maps of all folds together, as one evaluation folder with a report; return its rows.
 
-    label_maps: case_id → file; cases without one are named as failed.
+    label_maps: case_id → file; cases without one are named as failed. tumours: whether the runs look for them.
     """
     for case_id, path in label_maps.items():
         files.write_atomic(folder / "predictions" / f"{case_id}.nii.gz", path.read_bytes(), sync=False)
     there = [case for case in cases if case.case_id in label_maps]
     missing = {case.case_id: "no label map" for case in cases if case.case_id not in label_maps}
-    results = score_label_maps(there, folder / "predictions", "whole", workers)
+    results = score_label_maps(there, folder / "predictions", "whole", workers, tumours=tumours)
     write_results(folder, results, {**facts, "liver": "whole", **summarise(results, missing)})
     write_report(folder, cases, None)
     return [row for result in results for row in result.rows.values()]
