@@ -187,3 +187,26 @@ def test_the_road_on_real_scans(real_data, tmp_path, capsys):
 
     assert nib.load(tmp_path / "out" / scan.name).shape == (122, 101, 112)
     assert os.listdir(tmp_path / "out") == [scan.name]
+
+
+@pytest.mark.slow
+def test_the_road_with_neighbours_and_a_pretrained_encoder(phantoms, tmp_path, capsys):
+    """Once trained, the file that the encoder began with is needed by nothing any more."""
+    from segmentation_models.backbones.backbones_factory import Backbones
+
+    modules = {name: getattr(tf.keras, name) for name in ("backend", "layers", "models", "utils")}
+    shape, file = (None, None, 3), tmp_path / "encoder.h5"
+    Backbones.get_backbone("resnet18", input_shape=shape, weights=None, include_top=False, **modules).save_weights(file)
+    fields = ["--neighbours", "1", "--encoder-weights", str(file), "--offline"]
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--run", str(tmp_path / "run"), *TINY, "--epochs", "1"]
+    assert train.main([*argv, "--encoder-weights", str(tmp_path / "nowhere.h5")]) == 2
+    assert "encoder_weights: must be none, imagenet, or a file that is there" in capsys.readouterr().err
+    assert train.main([*argv, *fields]) == 0
+    file.unlink()
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2", "--offline"]) == 0
+    assert evaluate.main([str(tmp_path / "run")]) == 0
+    assert export.main([str(tmp_path / "run"), "--output", str(tmp_path / "export"), "--precision", "float32"]) == 0
+    card = (tmp_path / "export" / "tf_liver" / "1" / "model_card.md").read_text()
+    assert "encoder_weights: encoder.h5" in card
+    assert str(tmp_path) not in (tmp_path / "export" / "tf_liver" / "1" / "metadata.json").read_text()
+    assert len(log(tmp_path / "run")) == 2
