@@ -12,7 +12,9 @@ from small import TINY
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tf_liver import callbacks, evaluate, export, predict, train
+from tf_liver.experiment import ADDED
 from tf_liver.runs import Run
+from tf_liver.state import newest_state, save_state
 
 
 def log(run):
@@ -158,6 +160,17 @@ def test_epochs_can_be_raised_and_cosine_follows_the_new_total(trained, tmp_path
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates[1] < 1e-4 < rates[2] > rates[3]
     assert Run(run).experiment.epochs == 4
+
+
+def test_a_run_from_before_a_field_was_there_goes_on(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    table = json.loads((run / "experiment.json").read_text())
+    state = newest_state(run / "checkpoints")
+    for name in ADDED:
+        del table[name], state.facts["experiment"][name]
+    (run / "experiment.json").write_text(json.dumps(table))
+    save_state(run / "checkpoints", state)
+    assert train.main(["--resume", str(run)]) == 0
 
 
 def test_a_folder_that_is_no_run_is_not_trained_into(tmp_path, capsys):
