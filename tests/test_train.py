@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +70,20 @@ def test_one_seed_one_curve_another_seed_another(trained, phantoms, tmp_path):
         assert train.main([*argv, "--seed", seed]) == 0
         same = [row["loss"] for row in log(newest(tmp_path))] == [row["loss"] for row in log(trained)]
         assert same == (seed == "0")
+
+
+@pytest.mark.slow
+def test_deterministic_gives_the_same_bits_twice(phantoms, tmp_path):
+    """In processes of their own: TensorFlow cannot be told to forget it. With dropout, whose operations are others."""
+    found = []
+    for name in ("a", "b"):
+        argv = ["--experiment", "demo", "--data", str(phantoms), "--run", str(tmp_path / name), *TINY]
+        argv += ["--deterministic", "--decoder-dropout", "0.3"]
+        subprocess.run([sys.executable, "-m", "tf_liver.train", *argv], check=True, capture_output=True, timeout=300)
+        found.append(newest_state(tmp_path / name / "checkpoints"))
+        assert Run(tmp_path / name).read_json("run.json")["deterministic"] is True
+    for name, a, b in zip(found[0].names, found[0].arrays, found[1].arrays, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_evaluation_repeats_itself_and_says_what_it_did(trained, capsys, tmp_path):
