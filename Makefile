@@ -14,7 +14,7 @@ ARGS ?=
 export TF_LIVER_REAL_DATA ?= $(abspath $(wildcard ../shared/ct))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo phantoms data verify prepare train evaluate report predict export serve test test-slow bench bench-peers lint format clean
+.PHONY: help demo phantoms data verify prepare train crossval evaluate report predict export serve test test-slow bench bench-peers lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ prepare: $(VENV)/.filled  ## decode DATA once, into slices that training reads f
 
 train: $(VENV)/.filled  ## train EXP=baseline on DATA=data/Task03_Liver, FOLD=0; ARGS="--epochs 2" overrides fields
 	$(RUN) tf_liver.train --experiment "$(EXP)" --data "$(DATA)" --fold "$(FOLD)" $(ARGS)
+
+crossval: $(VENV)/.filled  ## train and score EXP on every fold of DATA, each case held out once; ARGS="--seeds 0 1"
+	$(RUN) tf_liver.crossval --experiment "$(EXP)" --data "$(DATA)" $(ARGS)
 
 evaluate: $(VENV)/.filled  ## score the latest run, or ARGS=runs/…, on its held-out cases
 	$(RUN) tf_liver.evaluate $(ARGS)

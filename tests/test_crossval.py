@@ -95,6 +95,7 @@ def test_two_seeds_are_averaged_by_case_and_their_spread_is_said(whole, capsys):
     assert f"SD from seed to seed {spread['sd']:.4f}" in out
 
 
+@pytest.mark.slow
 def test_a_fold_that_fails_is_named_and_the_others_are_scored(whole, capfd):
     """Its weights are damaged: evaluate refuses them."""
     weights = whole.path / "fold_1-seed_0" / "checkpoints" / "last.weights.h5"

@@ -137,11 +137,11 @@ def report(work: Work, workers: int) -> int:
     whole, cases = work.whole, find_cases(work.whole.data)
     folder = whole.path / evaluation_name(work.checkpoint, None)
     facts = {"run": str(whole.path), "checkpoint": work.checkpoint, "data": str(whole.data)}
-    of_seeds, tumours = {}, whole.table["experiment"]["task"] == "tumour"
+    tumours, of_seeds = whole.experiment.task == "tumour", {}
     for seed in whole.table["seeds"]:
         if found := work.label_maps(seed):
-            of_seed, own = {**facts, "seed": seed}, folder / f"seed_{seed}"
-            of_seeds[seed] = scores.score_seed(cases, found, own, of_seed, workers, tumours)
+            told = {**facts, "seed": seed}
+            of_seeds[seed] = scores.score_seed(cases, found, folder / f"seed_{seed}", told, workers, tumours)
     if not of_seeds:
         return REFUSED
     of_runs = {

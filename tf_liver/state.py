@@ -38,7 +38,7 @@ class State:
     epoch, step: finished epochs, and steps done in the one after them.
     rows: a row of log.csv for each finished epoch.
     waited_s, trained_s: seconds spent in the unfinished epoch, waiting for input and in all.
-    names, arrays: every variable: weights, optimizer with its loss scale, running metrics, random generators.
+    names, arrays: every variable: weights and their averages, optimizer with its loss scale, running metrics.
     """
 
     facts: dict[str, Any]

@@ -67,6 +67,19 @@ class SlicePredictor(tf.Module):
         return probability[..., 0] if probability.shape[-1] == 1 else probability
 
 
+class AveragedSlices(tf.Module):
+    """Several runs in one graph, each with its own normalisation and size: the mean of their probabilities."""
+
+    def __init__(self, predictors: Sequence[SlicePredictor]) -> None:
+        super().__init__()
+        self._predictors = list(predictors)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")])
+    def __call__(self, images_hu: tf.Tensor) -> tf.Tensor:
+        """(B, H, W) HU float32 → (B, H, W) float32, or (B, H, W, 2), as the predictors."""
+        return tf.add_n([predictor(images_hu) for predictor in self._predictors]) / len(self._predictors)
+
+
 class ScanPredictor:
     """What evaluate and predict call: the answers of SlicePredictor, NumPy in and out, in half the time around it.
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tf_liver.experiment import Experiment
 from tf_liver.files import fsync
-from tf_liver.model.predictor import SlicePredictor
+from tf_liver.model.predictor import AveragedSlices, SlicePredictor
 from tf_liver.serving.card import model_card
 from tf_liver.serving.check import check_model
 from tf_liver.serving.configs import write_configs
@@ -26,30 +26,34 @@ from tf_liver.volume.inference import probability_batches
 
 
 def write_bundle(
-    predictor: SlicePredictor,
+    predictor: SlicePredictor | AveragedSlices,
     experiment: Experiment,
     output: Path,
     slices: np.ndarray,
     version: int | None = None,
     facts: dict[str, Any] | None = None,
+    others: Sequence[Experiment] = (),
 ) -> Path:
     """Write `output/tf_liver/<version>/`, one above the newest where no version is given, and return it.
 
     slices: (B, H, W) int16 HU, on which every signature is compared with the predictor.
     facts: what metadata.json and the model card say about the run.
+    others: experiments of the other runs, where several answer together.
 
     Raises:
         ValueError: a version that exists, or an experiment that serve_encoded cannot carry.
         CheckError: the reloaded model does not answer as the project does.
     """
-    require_encodable(experiment)
+    for each in (experiment, *others):
+        require_encodable(each)
+    native = any(each.image_size == 0 for each in (experiment, *others))
     root = output / MODEL_NAME
     if version is not None and (root / str(version)).exists():
         raise ValueError(f"{root / str(version)}: this version exists; versions are never replaced")
     root.mkdir(parents=True, exist_ok=True)
     with workspace(root) as hidden:
         model = hidden / "model"
-        served = ServedModel(predictor, experiment.image_size == 0, json.dumps(facts or {}))
+        served = ServedModel(predictor, native, json.dumps(facts or {}))
         tf.saved_model.save(served, str(model), signatures=served.signatures())
         write_warmup(model, slices)
         checked = check_model(model, hidden, slices, lambda images: probability_of(predictor, images))
@@ -72,7 +76,7 @@ def require_encodable(experiment: Experiment) -> None:
         )
 
 
-def probability_of(predictor: SlicePredictor, images: np.ndarray) -> np.ndarray:
+def probability_of(predictor: SlicePredictor | AveragedSlices, images: np.ndarray) -> np.ndarray:
     """Return the project's own answer, in the batches of `segment_volume`."""
     return np.concatenate([probability for _, probability in probability_batches(predictor, images)])
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,25 @@ def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, 
     }
 
 
+# What differs from run to run where several answer together.
+OF_EACH = ("model", "experiment", "weights_sha256", "data", "scores", "trained")
+
+
+def facts_of_several(
+    folders: Sequence[Path], runs: Sequence[Run], checkpoint: str, precision: str, xla: bool
+) -> dict[str, Any]:
+    """Return what metadata.json says about runs that answer together: `members` holds what differs between them.
+
+    folders: the runs' own, or that of their cross-validation, whose scores are told.
+    """
+    name = " + ".join(folder.resolve().name for folder in folders)
+    each = [facts_of(run, checkpoint, precision, xla) for run in runs]
+    common = {key: value for key, value in each[0].items() if key not in OF_EACH or key == "experiment"}
+    scores = scores_of(Run(folders[0]), checkpoint) if len(folders) == 1 else {}
+    members = [{key: facts[key] for key in OF_EACH} for facts in each]
+    return {"model": name, **common, "scores": scores, "members": members}
+
+
 def labels_of(experiment: Experiment) -> dict[int, str]:
     """Return what the values of a label map mean."""
     return {0: "background", 1: "liver"} if experiment.task == "liver" else dict(LABELS)
@@ -112,13 +132,12 @@ def scores_of(run: Run, checkpoint: str) -> dict[str, dict[str, Any]]:
 
 def model_card(facts: dict[str, Any], experiment: Experiment) -> str:
     """Return the model card in Markdown, from what metadata.json holds."""
-    data, check = facts.get("data", {}), facts["check"]
+    check = facts["check"]
     lines = [
         f"# {facts.get('model', experiment.name)}",
         "",
         f"Segmentation of {' and '.join(list(facts.get('labels', {}).values())[1:])} in CT by `{experiment.name}`: "
-        f"Unet, {experiment.backbone}, trained with tf_liver on {data.get('training_cases', '?')} cases of "
-        f"{data.get('name', '?')}, {data.get('held_out_cases', '?')} held out.",
+        f"{origin(facts, experiment)}",
         "",
         *("## Intended use", "", INTENDED_USE, "", *(f"- {limit}" for limit in LIMITS), ""),
         *("## Input", "", *(f"- {name.replace('_', ' ')}: {text}" for name, text in INPUT.items()), ""),
@@ -127,15 +146,42 @@ def model_card(facts: dict[str, Any], experiment: Experiment) -> str:
         "",
         *("## Scores of its own evaluations", "", *score_lines(facts.get("scores", {})), ""),
         *("## Speed and precision", "", *speed_lines(facts), ""),
-        *("## Training", "", *(f"- {name}: {value}" for name, value in dataclasses.asdict(experiment).items()), ""),
-        f"Data: {data.get('name', '?')}, licence: {data.get('licence', NO_LICENCE)}. SHA-256 of the split: "
-        f"{data.get('split_sha256', '?')}; of the weights: {facts.get('weights_sha256', '?')}.",
+        *(
+            f"## Training{' of the first run' * ('members' in facts)}",
+            "",
+            *(f"- {name}: {value}" for name, value in dataclasses.asdict(experiment).items()),
+            "",
+        ),
+        *(training_line(member) for member in facts.get("members", [facts])),
         "",
         f"Checked through TensorFlow's C++ loader on {facts.get('checked_on', 'a phantom')}: probabilities at most "
         f"{check['max_probability_difference']:.2g} from the project's own inference, Dice {check['least_dice']:.5f}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def origin(facts: dict[str, Any], experiment: Experiment) -> str:
+    """Return what the model is and what it was trained on, in a sentence."""
+    members = facts.get("members", [])
+    if members:
+        names = ", ".join(member["model"] for member in members)
+        return f"the mean probability of {len(members)} Unets, trained with tf_liver: {names}."
+    data = facts.get("data", {})
+    return (
+        f"Unet, {experiment.backbone}, trained with tf_liver on {data.get('training_cases', '?')} cases of "
+        f"{data.get('name', '?')}, {data.get('held_out_cases', '?')} held out."
+    )
+
+
+def training_line(facts: dict[str, Any]) -> str:
+    """Return a line of Markdown on what one run was trained on, and its hashes."""
+    data = facts.get("data", {})
+    return (
+        f"- {facts.get('model', 'model')}: {data.get('training_cases', '?')} cases of {data.get('name', '?')}, "
+        f"{data.get('held_out_cases', '?')} held out; licence: {data.get('licence', NO_LICENCE)}; "
+        f"SHA-256 of the split: {data.get('split_sha256', '?')}; of the weights: {facts.get('weights_sha256', '?')}."
+    )
 
 
 def score_lines(scores: dict[str, dict[str, Any]]) -> list[str]:

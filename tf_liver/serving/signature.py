@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tf_liver.data.slices import THRESHOLD
-from tf_liver.model.predictor import SlicePredictor
+from tf_liver.model.predictor import AveragedSlices, SlicePredictor
 from tf_liver.serving.wire import PNG_OFFSET_HU
 from tf_liver.volume.inference import BATCH_SLICES
 
@@ -22,15 +22,15 @@ _SIGNATURE, _HEADER, _GREY_16_BIT = b"\x89PNG\r\n\x1a\n", 26, [16, 0]
 class ServedModel(tf.Module):
     """A predictor with its signatures, each in batches of BATCH_SLICES, so that any request fits.
 
-    It holds the network's variables and no Keras object: nothing of Keras is saved, or needed to load.
+    It holds the networks' variables and no Keras object: nothing of Keras is saved, or needed to load.
     native: whether slices keep their size. metadata: JSON text that `describe` answers with.
     """
 
-    def __init__(self, predictor: SlicePredictor, native: bool, metadata: str = "{}") -> None:
+    def __init__(self, predictor: SlicePredictor | AveragedSlices, native: bool, metadata: str = "{}") -> None:
         super().__init__()
         # A network that was never called may have no variables yet. () or, for liver and tumour, (2,):
         self._regions = tuple(predictor(tf.zeros((1, 1, 1))).shape[3:])
-        self.weights = list(predictor.network.variables)
+        self.weights = list(predictor.variables)
         # A plain function is not tracked, and so not saved with all that the predictor holds.
         self._probability: Callable[[tf.Tensor], tf.Tensor] = lambda image: predictor(image)
         self._native, self._metadata = native, metadata

@@ -2,14 +2,17 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_liver.data.slices import THRESHOLD
+from tf_liver.experiment import Experiment
 from tf_liver.model.folding import folded
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.predictor import AveragedSlices, SlicePredictor
 from tf_liver.serving.check import dice_of
 from tf_liver.volume.inference import Predictor
 
@@ -43,6 +46,17 @@ class LeanNetwork(tf.Module):
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return logits float32 in inference, whatever the type inside."""
         return tf.cast(self._call(tf.cast(images, self._lean.compute_dtype)), tf.float32)
+
+
+def lean_predictor(
+    networks: Sequence[tf.keras.Model], experiments: Sequence[Experiment], compute_type: str, xla: bool = False
+) -> SlicePredictor | AveragedSlices:
+    """Return trained networks, each with its experiment, as one predictor of slices that can be saved."""
+    predictors = [
+        SlicePredictor(LeanNetwork(network, compute_type, xla), experiment)
+        for network, experiment in zip(networks, experiments, strict=True)
+    ]
+    return AveragedSlices(predictors) if len(predictors) > 1 else predictors[0]
 
 
 def beside(predictor: Predictor, reference: Predictor, slices: np.ndarray) -> dict[str, Any]:

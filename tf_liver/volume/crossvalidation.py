@@ -29,11 +29,11 @@ def score_seed(
     folder: Path,
     facts: dict[str, Any],
     workers: int,
-    tumours: bool = False,
+    tumours: bool,
 ) -> Rows:
     """Score the label maps of all folds together, as one evaluation folder with a report; return its rows.
 
-    label_maps: case_id → file; cases without one are named as failed. tumours: whether the models look for them.
+    label_maps: case_id → file; cases without one are named as failed. tumours: whether the runs look for them.
     """
     for case_id, path in label_maps.items():
         files.write_atomic(folder / "predictions" / f"{case_id}.nii.gz", path.read_bytes(), sync=False)
