@@ -67,6 +67,8 @@ def plain(data: Path, _: Path, seconds: float) -> dict[str, float]:
 class Plain:
     """The reference form in the place of WarpAugmenter: a slice a call, every transform by itself."""
 
+    neighbours = 0
+
     def __init__(self, experiment: Any) -> None:
         from tf_liver.data.augment import Augmenter
 
@@ -83,7 +85,7 @@ class Plain:
         from tf_liver.data.slices import foreground, normalise
 
         images, masks = out or (np.empty((number, SIZE, SIZE, 1), np.float32), np.empty((number, SIZE, SIZE, 1), "u1"))
-        for n, (image, label, seed) in enumerate(samples):
+        for n, ((image,), label, seed) in enumerate(samples):
             hu, mask = normalise(image, self._experiment), foreground(label).astype(np.uint8)
             images[n, ..., 0], masks[n, ..., 0] = self._augmenter(hu, mask, seed)
         return images, masks

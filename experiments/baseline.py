@@ -33,7 +33,13 @@ EXPERIMENT = Experiment(
     precision="auto",
     folds=5,
     postprocessing="none",
+    encoder_weights="none",
+    neighbours=0,
+    optimizer="adam",
+    weight_decay=0.0,
+    warmup_epochs=0.0,
     averaging=0.0,
+    decoder_dropout=0.0,
     tumour_head="regions",  # read by the task "tumour" only
     tumour_ratio=0.0,
 )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tf_liver.experiment import ADDED
 from tf_liver.state import State, StateError, difference, newest_state, read_state, save_state
 
 FACTS = {"experiment": {"backbone": "resnet18", "window_hu": [-100.0, 250.0]}, "seed": 0}
@@ -33,6 +34,16 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path):
     state.waited_s = 0.1 + 0.2
     save_state(tmp_path, state)
     assert same(newest_state(tmp_path), state)
+
+
+def test_a_state_from_before_a_field_was_there_is_gone_on_with():
+    """What older runs did is what the field says for them; anything else is another training."""
+    state = make(1)
+    names, shapes = state.names, [a.shape for a in state.arrays]
+    newer = {**FACTS["experiment"], **ADDED}
+    state.check({**FACTS, "experiment": newer}, names, shapes)
+    with pytest.raises(StateError, match=r"experiment\.tumour_head is 'regions' there\. Received: 'classes'"):
+        state.check({**FACTS, "experiment": {**newer, "tumour_head": "classes"}}, names, shapes)
 
 
 def test_the_newest_two_are_kept(tmp_path):

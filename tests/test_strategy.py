@@ -29,6 +29,7 @@ sys.exit(main(sys.argv[1:]))
 """
 # At this rate an untrained network's rounding does not grow into another network within two epochs.
 CALM = ["--learning-rate", "1e-5", "--loss", "bce_dice", "--batch-norm-momentum", "0.8"]
+CALM += ["--averaging", "0.9", "--optimizer", "adamw", "--weight-decay", "0.1", "--warmup-epochs", "0.5"]
 
 
 def argv(phantoms, run, *more):

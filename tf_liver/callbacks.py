@@ -20,6 +20,7 @@ from tf_liver.volume.overlay import overlay
 PLATEAU_EPOCHS = 5
 PLATEAU_FACTOR = 0.5
 OVERLAYS = 4
+TAGS = ("reference green, prediction magenta", "tumour: reference green, prediction magenta")
 
 
 def steering(experiment: Experiment) -> list[tf.keras.callbacks.Callback]:
@@ -91,11 +92,12 @@ class Overlays(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logits: Any = self.model.distribute_strategy.experimental_local_results(self._logits())[0]
-        probability = region_probability(logits)
-        pictures = [
-            overlay(image[..., 0], mask[..., 0] > 0, liver[..., 0] >= THRESHOLD)
-            for image, mask, liver in zip(self._images.numpy(), self._masks.numpy(), probability.numpy(), strict=True)
-        ]
+        probability = region_probability(logits).numpy()
         with self._writer.as_default(step=epoch):
-            tf.summary.image("reference green, prediction magenta", np.stack(pictures), max_outputs=OVERLAYS)
+            for n, tag in enumerate(TAGS[: probability.shape[-1]]):
+                pictures = [
+                    overlay(image[..., 0], label[..., 0] > n, found[..., n] >= THRESHOLD)
+                    for image, label, found in zip(self._images.numpy(), self._masks.numpy(), probability, strict=True)
+                ]
+                tf.summary.image(tag, np.stack(pictures), max_outputs=OVERLAYS)
         self._writer.flush()

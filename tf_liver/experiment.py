@@ -19,13 +19,25 @@ AUGMENTATIONS = (
 MIRRORING = ("flip_rotate", "flip_rotate_intensity")  # after these a network knows mirror images
 LOSSES = ("bce", "dice", "bce_dice", "focal_tversky", "bce_focal_tversky")
 NORMALISATIONS = ("clip_max", "window")
+OPTIMIZERS = ("adam", "adamw")
 POSTPROCESSING = ("none", "largest", "largest_filled")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver", "tumour")
 TUMOUR_HEADS = ("regions", "classes")
 # Fields that came later, with what older runs did.
-ADDED = {"postprocessing": "none", "averaging": 0.0, "tumour_head": "regions", "tumour_ratio": 0.0}
+ADDED = {
+    "postprocessing": "none",
+    "encoder_weights": "none",
+    "neighbours": 0,
+    "optimizer": "adam",
+    "weight_decay": 0.0,
+    "warmup_epochs": 0.0,
+    "averaging": 0.0,
+    "decoder_dropout": 0.0,
+    "tumour_head": "regions",
+    "tumour_ratio": 0.0,
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -72,7 +84,7 @@ class Experiment:
     )
     batch_size: int = _setting("slices in a batch", low=1, high=65536)
     epochs: int = _setting("passes over the training slices", low=1, high=1_000_000)
-    learning_rate: float = _setting("Adam's learning rate at the start", low=1e-12, high=100.0)
+    learning_rate: float = _setting("learning rate at the start", low=1e-12, high=100.0)
     schedule: str = _setting(
         "learning rate: constant; plateau: halved when validation Dice stalls; cosine: to 0 at the last step",
         choices=SCHEDULES,
@@ -91,6 +103,12 @@ class Experiment:
         "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
         choices=POSTPROCESSING,
     )
+    encoder_weights: str = _setting(
+        "what the encoder begins with: none, imagenet, or a file of its weights without the top (.h5)"
+    )
+    neighbours: int = _setting(
+        "slices above and below each slice that the network sees as well, as channels: 2n + 1 of them", low=0, high=8
+    )
     tumour_head: str = _setting(
         "what a tumour model gives: regions = two sigmoids, liver with tumours and tumour; "
         "classes = a softmax of background, liver, tumour",
@@ -99,11 +117,20 @@ class Experiment:
     tumour_ratio: float = _setting(
         "additional times that each slice with tumour is drawn in an epoch", low=0.0, high=1000.0
     )
-
+    optimizer: str = _setting("adam, or adamw with its weight_decay", choices=OPTIMIZERS)
+    weight_decay: float = _setting("share of each kernel that adamw takes off at learning rate 1", low=0.0, high=100.0)
+    warmup_epochs: float = _setting(
+        "epochs, or a part of one, in which the learning rate rises from 0; the schedule comes after it",
+        low=0.0,
+        high=1_000_000,
+    )
     averaging: float = _setting(
         "decay of the moving average of the weights, which validates and is kept; 0 keeps the last step's",
         low=0.0,
         high=0.99999,
+    )
+    decoder_dropout: float = _setting(
+        "share of the decoder's channels that are dropped before the last convolution", low=0.0, high=0.99
     )
 
     def __new__(cls, **fields: Any) -> "Experiment":
@@ -121,6 +148,12 @@ class Experiment:
         if self.image_size % 32:
             raise ExperimentError(
                 f"image_size: must be a multiple of 32, or 0 for the native size. Received: {self.image_size}"
+            )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ExperimentError(f"weight_decay: needs the optimizer adamw. Received: {self.optimizer!r}")
+        if self.warmup_epochs >= self.epochs:
+            raise ExperimentError(
+                f"warmup_epochs: must lie below epochs, {self.epochs}. Received: {self.warmup_epochs:g}"
             )
         if not _NAME.fullmatch(self.name):  # it names folders, and the network's TensorFlow scope
             raise ExperimentError(

@@ -97,6 +97,11 @@ class Run:
         except ExperimentError as error:
             raise RunError(f"{self.path / 'run.json'}: policy: {error}") from error
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are states to go on from, so that nothing that a network begins with is needed."""
+        return any((self.path / "checkpoints").glob("state-*.npz"))
+
     def read_json(self, name: str) -> dict[str, Any]:
         """Return one of the run's JSON files.
 

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 
 from tf_liver import files
+from tf_liver.experiment import ADDED
 from tf_liver.history import Row
 
 KEPT = 2
@@ -37,7 +38,7 @@ class State:
     epoch, step: finished epochs, and steps done in the one after them.
     rows: a row of log.csv for each finished epoch.
     waited_s, trained_s: seconds spent in the unfinished epoch, waiting for input and in all.
-    names, arrays: every variable: weights, optimizer with its loss scale, running metrics, random generators.
+    names, arrays: every variable: weights and their averages, optimizer with its loss scale, running metrics.
     """
 
     facts: dict[str, Any]
@@ -56,7 +57,7 @@ class State:
 
     def check(self, facts: dict[str, Any], names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
         """Raise StateError if the state was trained with other facts or other variables; the message says which."""
-        if found := difference(self.facts, facts):
+        if found := difference(_complete(self.facts), _complete(facts)):
             raise StateError(f"the state belongs to another training: {found}")
         for theirs, array, name, shape in zip(self.names, self.arrays, names, shapes, strict=False):
             if array.shape != shape:
@@ -128,6 +129,11 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half-written."""
     for path in folder.glob(".*.state-*.npz"):
         path.unlink()
+
+
+def _complete(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts with the fields that experiments did not have when a state was written."""
+    return {**facts, "experiment": {**ADDED, **facts.get("experiment", {})}}
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str | None:

@@ -68,6 +68,7 @@ class TrainOptions:
     prepared: Optional[Path] = option(
         None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
     )
+    offline: bool = option(False, "never ask the network, not for imagenet's encoder_weights either")
     xla: bool = option(
         False, "compile the steps with XLA; half as fast on CPUs (benchmarks/README.md), one device only"
     )
@@ -106,13 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if plan.facts["deterministic"]:
         tf.config.experimental.enable_op_determinism()
     with cluster.strategy.scope():
-        network = build_network(experiment)  # before the slices are prepared: it may have to refuse the backbone
+        # Before the slices are prepared: it may have to refuse the backbone, or what the encoder begins with.
+        network = build_network(experiment, fresh=not (plan.run and plan.run.begun), offline=options.offline)
 
     with contextlib.ExitStack() as opened:  # the processes that load batches, and the lock on the run
         slices = open_source(plan.data, plan.prepared, plan.split, experiment, seed, options.workers)
         source = opened.enter_context(slices)
         with cluster.strategy.scope():
-            compile_network(network, experiment, source.steps)
+            compile_network(network, experiment, source.steps, seed)
         machine = {"workers": options.workers, "device": device, "policy": policy, "strategy": options.strategy}
         run = _run_folder(options, plan, {"command": command_line("train", argv), **plan.facts, **machine}, cluster)
         if cluster.is_chief:

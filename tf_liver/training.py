@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_liver.callbacks import steering
 from tf_liver.data.pipeline import data_error
 from tf_liver.data.source import Source
-from tf_liver.experiment import Experiment
+from tf_liver.experiment import ADDED, Experiment
 from tf_liver.history import MONITOR, Row, best_row, write_log
 from tf_liver.model.steps import Steps
 from tf_liver.runs import Run
@@ -62,6 +62,8 @@ class Training:
                 raise StateError(f"{self.run.path}: the run has been trained, but its states are gone")
             self._save()
             return
+        # Fields that came after the state was saved: it was trained as all were then.
+        found.facts["experiment"] = {**ADDED, **found.facts["experiment"]}
         found.check(self.state.facts, self.state.names, [tuple(v.shape) for v in self.steps.variables()])
         self.steps.write(found.arrays, self.cluster.is_chief)
         self.state = found
@@ -161,7 +163,6 @@ class Training:
     def _end_epoch(self) -> Row:
         """Validate, and keep what the epoch came to."""
         state, results = self.state, self.steps.results()
-        rate = float(np.asarray(self.network.optimizer.learning_rate))
         validation = self.cluster.distributed(self.source.validation(shard=self.cluster.shard))
         self.steps.validate(iter(validation), tf.constant(self.source.validation_steps))
         results |= {f"val_{name}": value for name, value in self.steps.results().items()}
@@ -169,7 +170,7 @@ class Training:
         for name in ("loss", "val_loss", MONITOR):
             require_finite(results[name], name, f"after epoch {state.epoch + 1}")
         speed = {"slices_per_s": self.source.slices / state.trained_s, "input_wait": state.waited_s / state.trained_s}
-        row = {"epoch": state.epoch, **results, "learning_rate": rate, **speed}
+        row = {"epoch": state.epoch, **results, "learning_rate": self.steps.rate(), **speed}
         state.rows.append(row)
         state.epoch, state.step, state.waited_s, state.trained_s = state.epoch + 1, 0, 0.0, 0.0
         self._save()

@@ -55,7 +55,7 @@ def test_whatever_was_done_the_network_sees_its_own_range(tiny, policy, size, no
     changes = {"augmentation": policy, "image_size": size, "normalisation": normalisation}
     augmenter = WarpAugmenter(replace(tiny, **changes))
     hu = np.random.default_rng(1).normal(50, 300, (40, 50)).astype(np.int16)
-    images, masks = augmenter.batch([(hu, (hu > 100).astype(np.uint8), seed) for seed in range(20)], 20)
+    images, masks = augmenter.batch([(hu[np.newaxis], (hu > 100).astype(np.uint8), seed) for seed in range(20)], 20)
     assert (images.dtype, masks.dtype) == (np.float32, np.uint8)
     assert 0 <= images.min() < 0.01
     assert 0.5 < images.max() <= 1

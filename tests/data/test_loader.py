@@ -19,9 +19,9 @@ from tf_liver.experiment import replace
 
 @pytest.fixture
 def loader(phantoms, tmp_path, tiny):
-    """Loads samples of the policy that draws most."""
+    """Loads samples of the policy that draws most, with neighbours."""
     prepare(find_cases(phantoms), tmp_path, workers=1)
-    augmenter = WarpAugmenter(replace(tiny, augmentation="affine_intensity_elastic"))
+    augmenter = WarpAugmenter(replace(tiny, augmentation="affine_intensity_elastic", neighbours=1))
     return SliceLoader(SliceStore(tmp_path, find_cases(phantoms)), augmenter)
 
 
@@ -67,7 +67,7 @@ def test_a_damaged_slice_is_named_through_processes_and_tf_data(loader, tiny, tm
     path.write_bytes(values)
     processes = LoaderProcesses(loader, 2, 8, tiny.image_size)
     with pytest.raises(Exception, match=r"phantom_02\.images\.npy: slice \d+ is damaged"):
-        list(stored_batches(loader.store, tiny, 0, 2, load=processes))
+        list(stored_batches(loader.store, replace(tiny, neighbours=1), 0, 2, load=processes))
     rows = np.array([(2, z, 0) for z in loader.store.index.positives[2]])
     with pytest.raises(DataError, match="is damaged"):
         LoaderProcesses(loader, 1, len(rows), tiny.image_size)(rows)
@@ -84,6 +84,6 @@ def test_a_killed_process_is_an_error_and_no_hang(loader, tiny):
         with pytest.raises(MemoryError, match="a loading process was killed"):
             processes(rows)
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        list(stored_batches(loader.store, tiny, 0, 1, load=processes))
+        list(stored_batches(loader.store, replace(tiny, neighbours=1), 0, 1, load=processes))
     assert str(data_error(caught.value)).startswith("a loading process was killed")
     assert isinstance(data_error(caught.value), MemoryError)

@@ -85,7 +85,7 @@ def test_copies_of_a_slice_are_augmented_each_for_itself(index):
     assert len(copies) == len(set(copies[:, 2])) == 21
 
 
-@pytest.mark.parametrize("size", [0, 32])
+@pytest.mark.parametrize("size", [pytest.param(0, marks=pytest.mark.slow), 32])
 def test_store_and_stream_hold_the_same_labels_to_the_bit(index, store, seeking, size):
     experiment = replace(seeking, image_size=size, batch_size=1, negative_ratio=0.3)
     streamed = samples(streamed_batches(index, experiment, 5, 2))

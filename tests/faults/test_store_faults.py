@@ -51,7 +51,7 @@ def whole(folder, data):
         image, label = read_volume(case.image).slices, read_label(case.label).slices
         for z in range(len(image)):
             stored_image, stored_label = store.read(number, z)
-            np.testing.assert_array_equal(stored_image, image[z])
+            np.testing.assert_array_equal(stored_image, image[z : z + 1])
             np.testing.assert_array_equal(stored_label, label[z])
             assert stored_image.dtype == np.int16
     return True

@@ -58,6 +58,12 @@ def test_none_changes_nothing_and_nothing_changes_its_input(label_map):
     np.testing.assert_array_equal(label_map, before)
 
 
+def test_tumours_stay_as_far_as_their_liver_does():
+    """Two tumours of one voxel in the larger part stay; one that makes up most of the smaller part goes with it."""
+    label_map = np.array([[[1, 2, 1, 2, 1, 0, 2, 2, 1]]], np.uint8)
+    np.testing.assert_array_equal(postprocess(label_map, "largest"), [[[1, 2, 1, 2, 1, 0, 0, 0, 0]]])
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"postprocessing: must be one of none, largest, .* Received: 'closing'"):
         postprocess(np.zeros((1, 1, 1), np.uint8), "closing")

@@ -178,6 +178,7 @@ class WarpAugmenter:
 
     def __init__(self, experiment: Experiment, policy: str | None = None) -> None:
         self._arguments = (experiment, policy)
+        self.neighbours = experiment.neighbours
         policy = policy or experiment.augmentation
         self._experiment, margin = widened(experiment, policy)
         self._size = experiment.image_size
@@ -193,21 +194,25 @@ class WarpAugmenter:
         number: int,
         out: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Normalise and augment `number` samples of (slice in HU, label map, seed).
+        """Normalise and augment `number` samples of (slice in HU with its neighbours, label map, seed).
 
-        Each slice is used before the next one is asked for. Returns images (B, S, S, 1) float32 and masks
+        Each slice, (2n + 1, H, W) for n neighbours on each side, is used before the next one is asked for. Neighbours
+        become channels, normalised and moved alike. Returns images (B, S, S, 2n + 1) float32 and masks
         (B, S, S, 1) uint8, as `target` makes them, written to `out` if it is given; at the native size new ones, padded
         to the largest.
         """
         if not self._size:
             return _padded([self._at_native_size(*sample) for sample in samples])
-        shape = (number, self._size, self._size, 1)
-        images, masks = out or (np.empty(shape, np.float32), np.empty(shape, np.uint8))
-        peaks = np.empty((number, 1, 1, 1), np.float32)
+        shape, channels = (number, self._size, self._size), 2 * self.neighbours + 1
+        images, masks = out or (np.empty((*shape, channels), np.float32), np.empty((*shape, 1), np.uint8))
+        peaks = np.empty((number, 1, 1, channels), np.float32)
         seeds = []
-        for n, (image, label, seed) in enumerate(samples):
+        for n, (slices, label, seed) in enumerate(samples):
             seeds.append(seed)
-            peaks[n] = self._warp(image, label, seed, images[n, ..., 0], masks[n, ..., 0])
+            matrix = self._plain.matrix(label.shape, seed)
+            for channel, image in enumerate(slices):
+                peaks[n, ..., channel] = self._warp(image, matrix, images[n, ..., channel])
+            cv2.warpAffine(label, matrix, shape[1:], dst=masks[n, ..., 0], flags=cv2.INTER_NEAREST)
         scale(images, peaks, self._experiment, out=images)
         if self._experiment.task == "liver":
             np.greater(masks, 0, out=masks.view(bool))  # `target`, in place
@@ -218,14 +223,13 @@ class WarpAugmenter:
     def __reduce__(self) -> tuple[Any, ...]:
         return WarpAugmenter, self._arguments
 
-    def _at_native_size(self, image: np.ndarray, label: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._plain(normalise(image, self._experiment), target(label, self._experiment), seed)
+    def _at_native_size(self, slices: np.ndarray, label: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        images = np.ascontiguousarray(np.moveaxis(normalise(slices, self._experiment), 0, -1))
+        return self._plain(images, target(label, self._experiment), seed)
 
-    def _warp(
-        self, image: np.ndarray, label: np.ndarray, seed: int, out: np.ndarray, out_label: np.ndarray
-    ) -> np.floating:
+    def _warp(self, image: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> np.floating:
         """Clip one slice and warp it into its place in a batch; return its maximum."""
-        matrix, size = self._plain.matrix(image.shape, seed), (self._size, self._size)
+        size = (self._size, self._size)
         # OpenCV warps float32 about three times as fast as int16, the conversion included.
         values = self._buffer("values", image.shape, np.dtype(np.float32))
         if self._whole:
@@ -235,8 +239,10 @@ class WarpAugmenter:
             np.copyto(values, image)
             clipped = clip_hu(values, self._experiment, out=values)
         low = self._experiment.window_hu[0] if self._experiment.normalisation == "window" else 0.0
-        cv2.warpAffine(values, matrix, size, dst=out, flags=cv2.INTER_LINEAR, borderValue=low)
-        cv2.warpAffine(label, matrix, size, dst=out_label, flags=cv2.INTER_NEAREST)
+        whole = out if out.flags.c_contiguous else self._buffer("warped", size, out.dtype)  # OpenCV writes no stripes
+        cv2.warpAffine(values, matrix, size, dst=whole, flags=cv2.INTER_LINEAR, borderValue=low)
+        if whole is not out:
+            out[:] = whole
         return clipped.max()
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -251,9 +257,9 @@ class WarpAugmenter:
 def _padded(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Stack slices of unequal size, padded with background below and at the right."""
     height, width = (max(image.shape[axis] for image, _ in samples) for axis in (0, 1))
-    images = np.zeros((len(samples), height, width, 1), np.float32)
-    masks = np.zeros(images.shape, np.uint8)
+    images = np.zeros((len(samples), height, width, samples[0][0].shape[-1]), np.float32)
+    masks = np.zeros((len(samples), height, width, 1), np.uint8)
     for n, (image, mask) in enumerate(samples):
-        images[n, : image.shape[0], : image.shape[1], 0] = image
+        images[n, : image.shape[0], : image.shape[1]] = image
         masks[n, : image.shape[0], : image.shape[1], 0] = mask
     return images, masks

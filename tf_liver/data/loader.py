@@ -37,8 +37,9 @@ class SliceLoader:
     augmenter: WarpAugmenter
 
     def __call__(self, rows: np.ndarray, out: Batch | None = None) -> Batch:
-        """Return images (B, S, S, 1) float32 and masks (B, S, S, 1) uint8 of (case, slice, seed) rows."""
-        samples = ((*self.store.read(int(case), int(z)), int(seed)) for case, z, seed in rows)
+        """Return images (B, S, S, 2n + 1) float32 and masks (B, S, S, 1) uint8 of (case, slice, seed) rows."""
+        neighbours = self.augmenter.neighbours
+        samples = ((*self.store.read(int(case), int(z), neighbours), int(seed)) for case, z, seed in rows)
         return self.augmenter.batch(samples, len(rows), out)
 
 
@@ -59,7 +60,7 @@ class LoaderProcesses:
         # and its children share the pages of the modules that it has loaded.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        self._shape = (batch_size, image_size, image_size, 1)
+        self._shape = (batch_size, image_size, image_size, 2 * loader.augmenter.neighbours + 1)
         self._workers = workers
         self._slots = [context.RawArray("B", _slot_bytes(self._shape)) for _ in range(2 * workers + SPARE_SLOTS)]
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -103,8 +104,8 @@ class LoaderProcesses:
 
 
 def _slot_bytes(shape: tuple[int, ...]) -> int:
-    pixels = math.prod(shape)
-    return ALIGNMENT + pixels * (np.dtype(np.float32).itemsize + np.dtype(np.uint8).itemsize)
+    """Return the size of a slot for images of this shape and masks of one channel."""
+    return ALIGNMENT + math.prod(shape) * np.dtype(np.float32).itemsize + math.prod(shape[:3])
 
 
 def _views(memory: np.ndarray, shape: tuple[int, ...], number: int) -> Batch:
@@ -112,7 +113,7 @@ def _views(memory: np.ndarray, shape: tuple[int, ...], number: int) -> Batch:
     begin = -memory.ctypes.data % ALIGNMENT
     cut = begin + math.prod(shape) * np.dtype(np.float32).itemsize
     images = memory[begin:cut].view(np.float32).reshape(shape)
-    masks = memory[cut : cut + math.prod(shape)].reshape(shape)
+    masks = memory[cut : cut + math.prod(shape[:3])].reshape(*shape[:3], 1)
     return images[:number], masks[:number]
 
 

@@ -20,6 +20,7 @@ from tf_liver.data.augment import WarpAugmenter
 from tf_liver.data.index import SliceIndex, epoch_samples, liver_samples, steps_per_epoch
 from tf_liver.data.loader import Batch, LoaderProcesses, SliceLoader
 from tf_liver.data.nifti import check_same_grid, read_label, read_volume
+from tf_liver.data.slices import neighbourhood
 from tf_liver.data.store import SliceStore
 from tf_liver.experiment import Experiment
 
@@ -44,8 +45,8 @@ def stored_batches(
     start: the batch to begin with, counted over all epochs, to go on where a training was cut off.
     shard: (position, number of shards): every shard gets its part of each global batch, by position.
     load: what loads batches; by default this process does, `training_loader` gives processes that do.
-    Elements: images (B, S, S, 1) float32 and masks (B, S, S, 1) uint8, 0 and 1 or, for the task tumour, labels 0 to 2;
-    cardinality is known.
+    Elements: images (B, S, S, 2n + 1) float32 and masks (B, S, S, 1) uint8, 0 and 1 or, for the task tumour, labels 0
+    to 2; cardinality is known.
     """
     index = store.index
     steps = steps_per_epoch(index, experiment.negative_ratio, experiment.batch_size, experiment.tumour_ratio)
@@ -61,7 +62,7 @@ def stored_batches(
 
     load = load or SliceLoader(store, WarpAugmenter(experiment))
     numbers = tf.data.Dataset.range(start, experiment.epochs * steps)
-    return _loaded(numbers, rows, load, experiment.image_size, workers)
+    return _loaded(numbers, rows, load, experiment, workers)
 
 
 @contextmanager
@@ -88,25 +89,25 @@ def stored_validation(store: SliceStore, experiment: Experiment, shard: tuple[in
 
     load = SliceLoader(store, WarpAugmenter(experiment, policy="resize"))
     numbers = tf.data.Dataset.range(steps_per_epoch(index, 0.0, experiment.batch_size))
-    return _loaded(numbers, rows, load, experiment.image_size, workers=1)
+    return _loaded(numbers, rows, load, experiment, workers=1)
 
 
 def _loaded(
     numbers: tf.data.Dataset,
     rows: Callable[[int], np.ndarray],
     load: Callable[[np.ndarray], Batch],
-    image_size: int,
+    experiment: Experiment,
     workers: int,
 ) -> tf.data.Dataset:
     """Turn batch numbers into batches, `workers` at a time, in order."""
-    shape = (None, image_size or None, image_size or None, 1)
+    specs = sample_specs(experiment)
 
     def batch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, masks = tf.numpy_function(
             lambda n: load(rows(int(n))), (number,), (tf.float32, tf.uint8), stateful=False
         )
-        images.set_shape(shape)  # NumPy's functions hide their shapes
-        masks.set_shape(shape)
+        for part, spec in zip((images, masks), specs, strict=True):
+            part.set_shape((None, *spec.shape))  # NumPy's functions hide their shapes
         return images, masks
 
     batches = numbers.map(batch, num_parallel_calls=workers, deterministic=True)
@@ -134,7 +135,7 @@ def streamed_batches(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         cases = tf.random.experimental.stateless_shuffle(tf.range(len(index.cases), dtype=tf.int64), (seed, epoch))
         slices = tf.data.Dataset.from_tensor_slices(cases).interleave(
-            lambda case: _stream(index, augmenter, samples, case, epoch, experiment.image_size),
+            lambda case: _stream(index, augmenter, samples, case, epoch, experiment),
             cycle_length=OPEN_VOLUMES,
             block_length=1,
             num_parallel_calls=min(workers, OPEN_VOLUMES),
@@ -152,7 +153,7 @@ def streamed_validation(index: SliceIndex, experiment: Experiment, shard: tuple[
     """Return the liver slices in fixed order, only resized, straight from the scans."""
     augmenter = WarpAugmenter(experiment, policy="resize")
     slices = tf.data.Dataset.range(len(index.cases)).flat_map(
-        lambda case: _stream(index, augmenter, lambda _: liver_samples(index), case, 0, experiment.image_size)
+        lambda case: _stream(index, augmenter, lambda _: liver_samples(index), case, 0, experiment)
     )
     total = steps_per_epoch(index, 0.0, experiment.batch_size)
     batches = _batched(slices, experiment).apply(tf.data.experimental.assert_cardinality(total))
@@ -175,22 +176,31 @@ def _stream(
     samples: Callable[[int], np.ndarray],
     case: tf.Tensor,
     epoch: tf.Tensor | int,
-    image_size: int,
+    experiment: Experiment,
 ) -> tf.data.Dataset:
-    """Return one case's finished samples in one epoch: image (S, S, 1) and mask (S, S, 1)."""
+    """Return one case's finished samples in one epoch, as `sample_specs` says."""
 
     def generate(case: np.ndarray, epoch: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for sample in case_slices(index, int(case), samples(int(epoch))):
+        for sample in case_slices(index, int(case), samples(int(epoch)), experiment.neighbours):
             images, masks = augmenter.batch([sample], 1)
             yield images[0], masks[0]
 
-    shape = (image_size or None, image_size or None, 1)
-    signature = (tf.TensorSpec(shape, tf.float32), tf.TensorSpec(shape, tf.uint8))
-    return tf.data.Dataset.from_generator(generate, args=(case, epoch), output_signature=signature)
+    return tf.data.Dataset.from_generator(generate, args=(case, epoch), output_signature=sample_specs(experiment))
 
 
-def case_slices(index: SliceIndex, number: int, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Decode one case once and yield its slices among `samples`: HU, label map and augmentation seed."""
+def sample_specs(experiment: Experiment) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    """Return what a sample is: image (S, S, 2n + 1) float32 with n neighbours on each side, mask (S, S, 1) uint8."""
+    side, channels = experiment.image_size or None, 2 * experiment.neighbours + 1
+    return tf.TensorSpec((side, side, channels), tf.float32), tf.TensorSpec((side, side, 1), tf.uint8)
+
+
+def case_slices(
+    index: SliceIndex, number: int, samples: np.ndarray, neighbours: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Decode one case once and yield its slices among `samples`: HU, label map and augmentation seed.
+
+    HU: (2n + 1, height, width), the slice with its neighbours, as `SliceStore.read` gives it.
+    """
     own = samples[samples[:, 0] == number]
     if not len(own):
         return
@@ -198,7 +208,8 @@ def case_slices(index: SliceIndex, number: int, samples: np.ndarray) -> Iterator
     image, label = read_volume(case.image), read_label(case.label)
     check_same_grid(image, label, case.label)
     for _, z, seed in own:
-        yield np.ascontiguousarray(image.slices[z]), np.ascontiguousarray(label.slices[z]), int(seed)
+        several = neighbourhood(z, z + 1, neighbours, len(image.slices))
+        yield np.ascontiguousarray(image.slices[several]), np.ascontiguousarray(label.slices[z]), int(seed)
 
 
 def _batched(slices: tf.data.Dataset, experiment: Experiment) -> tf.data.Dataset:

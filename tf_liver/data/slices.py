@@ -48,6 +48,14 @@ def scale(clipped: Any, peak: Any, experiment: Experiment, xp: Any = np, **out: 
     return xp.divide(clipped, xp.where(peak > 0, peak, np.float32(1)), **out)
 
 
+def neighbourhood(first: int, last: int, neighbours: int, depth: int) -> np.ndarray:
+    """Return the numbers of the slices first to last, the latter excluded, with so many above and below.
+
+    Beyond the ends of a scan, of `depth` slices, its first and last slice are repeated.
+    """
+    return np.clip(np.arange(first - neighbours, last + neighbours), 0, depth - 1)
+
+
 def foreground(label: np.ndarray) -> np.ndarray:
     """Return the liver mask (boolean) of a label map: liver and its tumours, labels 1 and 2."""
     return label > 0

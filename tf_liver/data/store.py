@@ -30,6 +30,7 @@ from tf_liver import files
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.index import SliceIndex
+from tf_liver.data.slices import neighbourhood
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -107,11 +108,16 @@ class _Slices:
         self.shape, self.dtype, self._offset = array.shape[1:], array.dtype, array.offset
         self._checked = np.zeros(len(crcs), bool)
 
-    def read(self, z: int, buffer: threading.local) -> np.ndarray:
-        """Return slice z in the thread's buffer, which is kept while shape and type stay the same."""
-        values = getattr(buffer, "values", None)
-        if values is None or values.shape != self.shape or values.dtype != self.dtype:
-            values = buffer.values = np.empty(self.shape, self.dtype)
+    def read(self, numbers: Sequence[int], buffer: threading.local) -> np.ndarray:
+        """Return slices (n, height, width) in the thread's buffer, kept while shape and type stay the same."""
+        shape, values = (len(numbers), *self.shape), getattr(buffer, "values", None)
+        if values is None or values.shape != shape or values.dtype != self.dtype:
+            values = buffer.values = np.empty(shape, self.dtype)
+        for z, one in zip(numbers, values, strict=True):
+            self._read(z, one)
+        return values
+
+    def _read(self, z: int, values: np.ndarray) -> None:
         # Opened anew each time: a handle kept for each file would run into the system's limit with many cases.
         handle = os.open(self._path, os.O_RDONLY)
         try:
@@ -121,7 +127,6 @@ class _Slices:
         if got < values.nbytes or not (self._checked[z] or slice_crc(values) == self._crcs[z]):
             raise self._damaged(f"slice {z} is damaged (its CRC-32 differs)")
         self._checked[z] = True
-        return values
 
     def _damaged(self, what: str) -> DataError:
         """Return the error; without the manifest the next `prepare` looks at every slice and mends this one."""
@@ -163,21 +168,23 @@ class SliceStore:
             raise DataError(f"{self._folder}: case {case.case_id} is not prepared; run `prepare` first")
         return record
 
-    def read(self, case: int, z: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one slice in HU and its label map, (height, width) uint8, in buffers of the calling thread.
+    def read(self, case: int, z: int, neighbours: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return a slice in HU and its label map, (height, width) uint8, in buffers of the calling thread.
 
+        The slice comes with its neighbours on each side, (2n + 1, height, width), as `neighbourhood` numbers them.
         They are overwritten by the thread's next read: fresh memory would cost more than reading does.
 
         Raises:
             DataError: the slice on disk is damaged.
         """
         record, case_id = self._records[case], self._cases[case].case_id
-        image = self._slices(images_path(self._folder, case_id), record["image_crc32"]).read(z, self._image)
+        images = self._slices(images_path(self._folder, case_id), record["image_crc32"])
+        image = images.read(neighbourhood(z, z + 1, neighbours, record["shape"][0]).tolist(), self._image)
         rank = self._rank[case].get(z)
         if rank is None:
-            return image, np.zeros(image.shape, np.uint8)
+            return image, np.zeros(images.shape, np.uint8)
         labels = self._slices(labels_path(self._folder, case_id), record["label_crc32"])
-        return image, labels.read(rank, self._label)
+        return image, labels.read([rank], self._label)[0]
 
     def _slices(self, path: Path, crcs: Sequence[int]) -> _Slices:
         with self._lock:

@@ -18,15 +18,10 @@ class Averages:
         self.network.set_weights(network.get_weights())
         self._source, self._decay = network, decay
 
-    def follow(self, before: tf.Tensor) -> None:
-        """Take the step that the weights have taken; none if the optimizer has not, as a float16 overflow has it.
-
-        before: the optimizer's iterations before the step.
-        """
-        after = self._source.optimizer.iterations.read_value()
-        number = tf.cast(after, tf.float32)
+    def follow(self) -> None:
+        """Follow the step that was taken; one that float16 skips counts too, as a step that moved no weight."""
+        number = tf.cast(self._source.optimizer.iterations.read_value(), tf.float32)
         share = 1 - tf.minimum(self._decay, (1 + number) / (10 + number))
-        share = tf.where(after > before, share, 0)
         for average, weight in zip(self.network.variables, self._source.variables, strict=True):
             # Through the replica's own handle: all have the same weights, so none needs to hear of the others.
             tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - weight)

@@ -60,10 +60,9 @@ class Steps:
             loss = self.network.loss(masks, logits)
             # Every replica holds the loss of the whole batch, and the optimizer sums their gradients.
             share = loss / self.strategy.num_replicas_in_sync
-        before = self.network.optimizer.iterations.read_value()
         self.network.optimizer.minimize(share, self.network.trainable_variables, tape=tape)
         if self._averages:
-            self._averages.follow(before)
+            self._averages.follow()
         self._count(masks, logits, loss)
 
     def _validate(self, images: tf.Tensor, masks: tf.Tensor) -> None:
@@ -91,16 +90,18 @@ class Steps:
                 metric.reset_state()
         return with_dice(found)
 
+    def rate(self) -> float:
+        """Return the learning rate of the last step."""
+        optimizer = getattr(self.network.optimizer, "inner_optimizer", self.network.optimizer)
+        return float(optimizer.rate(optimizer.iterations - 1))
+
     def variables(self) -> list[tf.Variable]:
-        """Return everything that changes: weights and averages, optimizer, loss scale, metrics, random generators."""
+        """Return everything that changes: weights and averages, optimizer, loss scale, running metrics."""
         optimizer = self.network.optimizer
         found = [*self.network.variables, *_values(optimizer.variables)]
         if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
             # tf-keras 2.21 counts these neither among the optimizer's variables nor among the network's.
             found += [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter]
-        for layer in self.network.layers:  # of dropout, in some backbones
-            generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
-            found += [generator.state] if generator else []
         found += self._averages.network.variables if self._averages else []
         return found + [variable for metric in self.metrics for variable in metric.variables]
 

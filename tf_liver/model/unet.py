@@ -3,15 +3,16 @@
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
 from tf_liver.model.batch_norm import BatchNormalization
+from tf_liver.model.dropout import Dropout
 from tf_liver.model.losses import LOSSES
-from tf_liver.model.optimizer import FusedAdam
+from tf_liver.model.optimizer import make_optimizer
 from tf_liver.model.precision import choose_policy
+from tf_liver.model.pretrained import COLOURS, NONE, encoder_weights, with_colours
 from tf_liver.model.regions import channels_of
 from tf_liver.model.weights import check_weights
 
@@ -19,16 +20,20 @@ with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on
     import segmentation_models
 
 
-def build_network(experiment: Experiment) -> tf.keras.Model:
+def build_network(experiment: Experiment, fresh: bool = True, offline: bool = False) -> tf.keras.Model:
     """Return the untrained network under the experiment's precision policy.
 
-    network(images): (B, H, W, 1) in the compute type → logits (B, H, W, C) float32; H and W multiples of 32.
-    C: see regions.py.
+    network(images): (B, H, W, 2n + 1) in the compute type for n neighbours on each side, the slice itself in the
+    middle → logits (B, H, W, C) float32, for C see
+    regions.py; H and W multiples of 32.
 
     The library's own head computes in float16 under mixed precision; ours is a float32 convolution in its place.
 
+    fresh: give the encoder the weights that the experiment begins with; not needed where trained ones will follow.
+    offline: never ask the network for them.
+
     Raises:
-        ExperimentError: a backbone that segmentation_models does not have.
+        ExperimentError: a backbone that segmentation_models does not have, or weights that are not to be had.
     """
     backbones = segmentation_models.get_available_backbone_names()
     if experiment.backbone not in backbones:
@@ -36,13 +41,24 @@ def build_network(experiment: Experiment) -> tf.keras.Model:
             f"backbone: must be one of {', '.join(sorted(backbones))}. Received: {experiment.backbone!r}"
         )
     tf.keras.mixed_precision.set_global_policy(choose_policy(experiment.precision))
-    unet = segmentation_models.Unet(
-        experiment.backbone, input_shape=(None, None, 1), classes=1, activation="linear", encoder_weights=None
-    )
+    pretrained = experiment.encoder_weights != NONE
+    channels = COLOURS if pretrained else 2 * experiment.neighbours + 1
+    with encoder_weights(experiment, offline) if pretrained and fresh else contextlib.nullcontext() as weights:
+        unet = segmentation_models.Unet(
+            experiment.backbone, input_shape=(None, None, channels), activation="linear", encoder_weights=weights
+        )
+    theirs = tf.keras.Model(unet.input, unet.get_layer("final_conv").input)
     body = tf.keras.models.clone_model(
-        tf.keras.Model(unet.input, unet.get_layer("final_conv").input),
+        with_colours(theirs, experiment) if pretrained else theirs,
         clone_function=lambda layer: _ours(layer, experiment),
     )
+    for layer in theirs.layers[1:] if weights else ():
+        body.get_layer(layer.name).set_weights(layer.get_weights())
+    features = body.output
+    if experiment.decoder_dropout:
+        # Whole channels: neighbouring pixels of one say the same. Here, and not between the decoder's blocks, the
+        # library's graph stays as it is, and no batch normalisation meets other statistics than in inference.
+        features = Dropout(experiment.decoder_dropout, (None, 1, 1, None), name="decoder_dropout")(features)
     logits = tf.keras.layers.Conv2D(
         channels_of(experiment),
         3,
@@ -50,7 +66,7 @@ def build_network(experiment: Experiment) -> tf.keras.Model:
         kernel_initializer="glorot_uniform",
         dtype="float32",
         name="logits",
-    )(body.output)
+    )(features)
     return tf.keras.Model(body.input, logits, name=experiment.name)
 
 
@@ -59,6 +75,8 @@ def _ours(layer: tf.keras.layers.Layer, experiment: Experiment) -> tf.keras.laye
     config = layer.get_config()
     if isinstance(layer, tf.keras.layers.UpSampling2D):
         return Repeat2D(name=layer.name)
+    if isinstance(layer, tf.keras.layers.Dropout):  # of some backbones
+        return Dropout(layer.rate, layer.noise_shape, name=layer.name)
     if isinstance(layer, tf.keras.layers.BatchNormalization):
         config["momentum"] = experiment.batch_norm_momentum
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -80,12 +98,12 @@ class Repeat2D(tf.keras.layers.Layer):
         return tf.reshape(twice, (batch, 2 * height, 2 * width, channels))
 
 
-def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Give the network its optimizer and loss."""
-    rate: Any = experiment.learning_rate
-    if experiment.schedule == "cosine":
-        rate = tf.keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * steps_per_epoch)
-    network.compile(FusedAdam(rate), LOSSES[experiment.loss])
+def compile_network(network: tf.keras.Model, experiment: Experiment, steps_per_epoch: int, seed: int = 0) -> None:
+    """Give the network its optimizer and loss, and dropout its seed."""
+    network.compile(make_optimizer(experiment, steps_per_epoch), LOSSES[experiment.loss])
+    for layer in network.layers:
+        if isinstance(layer, Dropout):
+            layer.begin(seed, network.optimizer)
 
 
 def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
@@ -94,7 +112,7 @@ def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
     Raises:
         ValueError: a file that does not hold this network's weights; the message names it.
     """
-    network = build_network(experiment)
+    network = build_network(experiment, fresh=False)
     check_weights(Path(weights), network)
     try:
         network.load_weights(weights)

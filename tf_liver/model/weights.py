@@ -9,20 +9,26 @@ import tensorflow as tf
 
 
 def check_weights(path: Path, network: tf.keras.Model) -> None:
-    """Refuse a file of weights that is more than arrays of a size that this network has.
+    """Refuse a file of weights that is more than arrays of a size that this network has, as `check_arrays` does.
 
-    Keras follows links out of an HDF5 file and allocates what a shape promises, before it compares shapes. State of
-    the optimizer and the metrics, which it writes beside the weights, is no larger than they are.
+    State of the optimizer and the metrics, which Keras writes beside the weights, is no larger than they are.
+    """
+    check_arrays(path, max(math.prod(weight.shape) for weight in network.weights))
+
+
+def check_arrays(path: Path, largest: int) -> None:
+    """Refuse a file of weights that is more than arrays of so many numbers each.
+
+    Keras follows links out of an HDF5 file and allocates what a shape promises, before it compares shapes.
 
     Raises:
         ValueError: no HDF5 file, a whole model, a link to another file or place, data kept elsewhere, no numbers, or
-            more of them than the largest weights of the network have; the message names it.
+            more of them; the message names it.
     """
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: is no HDF5 file: {error}") from error
-    largest = max(math.prod(weight.shape) for weight in network.weights)
     with file:
         if "model_config" in file.attrs:
             raise ValueError(f"{path}: is a whole Keras model, whose layers may hold code; only weights are read")

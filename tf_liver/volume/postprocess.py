@@ -1,6 +1,7 @@
 """What is mended in a label map once all its slices are there. NumPy and SciPy only.
 
-A component is a set of foreground voxels (liver and its tumours) that are joined face to face, in 3-D.
+A component is a set of foreground voxels (liver and its tumours) that are joined face to face, in 3-D. Tumours stay as
+far as they lie in what stays: there may be many, so none is judged by its size.
 
 none            nothing: what the network says, slice by slice
 largest         the largest component stays, all others become background
