@@ -140,7 +140,7 @@ def ours(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     cluster = choose_cluster("none")
     with open_source(options.data, options.folder / "prepared", split, experiment, seed, WORKERS) as source:
         network = build_network(experiment)
-        compile_network(network, experiment, source.steps)
+        compile_network(network, experiment, source.steps, seed)
         steps = Steps(network, cluster.strategy, experiment.averaging)
         predictor = SlicePredictor(steps.judged, experiment)
         total = source.steps * experiment.epochs
