@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from small import TINY
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tf_liver import callbacks, evaluate, export, predict, train
+from tf_liver.experiment import ADDED
 from tf_liver.runs import Run
+from tf_liver.state import newest_state, save_state
 
 
 def log(run):
@@ -66,6 +70,20 @@ def test_one_seed_one_curve_another_seed_another(trained, phantoms, tmp_path):
         assert train.main([*argv, "--seed", seed]) == 0
         same = [row["loss"] for row in log(newest(tmp_path))] == [row["loss"] for row in log(trained)]
         assert same == (seed == "0")
+
+
+@pytest.mark.slow
+def test_deterministic_gives_the_same_bits_twice(phantoms, tmp_path):
+    """In processes of their own: TensorFlow cannot be told to forget it. With dropout, whose operations are others."""
+    found = []
+    for name in ("a", "b"):
+        argv = ["--experiment", "demo", "--data", str(phantoms), "--run", str(tmp_path / name), *TINY]
+        argv += ["--deterministic", "--decoder-dropout", "0.3"]
+        subprocess.run([sys.executable, "-m", "tf_liver.train", *argv], check=True, capture_output=True, timeout=300)
+        found.append(newest_state(tmp_path / name / "checkpoints"))
+        assert Run(tmp_path / name).read_json("run.json")["deterministic"] is True
+    for name, a, b in zip(found[0].names, found[0].arrays, found[1].arrays, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_evaluation_repeats_itself_and_says_what_it_did(trained, capsys, tmp_path):
@@ -158,6 +176,17 @@ def test_epochs_can_be_raised_and_cosine_follows_the_new_total(trained, tmp_path
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates[1] < 1e-4 < rates[2] > rates[3]
     assert Run(run).experiment.epochs == 4
+
+
+def test_a_run_from_before_a_field_was_there_goes_on(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    table = json.loads((run / "experiment.json").read_text())
+    state = newest_state(run / "checkpoints")
+    for name in ADDED:
+        del table[name], state.facts["experiment"][name]
+    (run / "experiment.json").write_text(json.dumps(table))
+    save_state(run / "checkpoints", state)
+    assert train.main(["--resume", str(run)]) == 0
 
 
 def test_a_folder_that_is_no_run_is_not_trained_into(tmp_path, capsys):

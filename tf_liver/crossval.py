@@ -49,6 +49,7 @@ class CrossvalOptions:
     workers: int = option(os.cpu_count() or 1, "processes that prepare and load slices, and that score cases")
     store: bool = option(True, "stream from the scans instead of preparing their slices once", args=["--no-store"])
     prepared: Path = option(PREPARED, "folder under which prepared slices are kept")
+    offline: bool = option(False, "never ask the network, not for imagenet's encoder_weights either")
     runs: Path = option(RUNS, "where the folder of the cross-validation is made")
     run: Optional[Path] = option(
         None, "that folder itself: made if there is none, gone on with if there is one", type=Path
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with locked(path) as lock:
         whole = begin_or_go_on(path, options, changes, command_line("crossval", argv))
         prepared = options.prepared if options.store else None
-        work = Work(whole, options.checkpoint, options.also or (), options.workers, prepared, lock)
+        work = Work(whole, options.checkpoint, options.also or (), options.workers, prepared, options.offline, lock)
         print(f"cross-validation of {whole.experiment.name} in {path}: {len(whole.members)} runs", flush=True)
         try:
             work.train_and_score()

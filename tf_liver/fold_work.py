@@ -18,7 +18,8 @@ from tf_liver.runs import Run, RunError, evaluation_name
 class Work:
     """What is done with a cross-validation now.
 
-    others: other data to score on. prepared: None streams from the scans. lock: handle of the lock, for the commands.
+    others: other data to score on. prepared: None streams from the scans. offline: never ask the network.
+    lock: handle of the lock, for the commands.
     failed: run → what failed. scored: folder and evaluation in it, of the weights that are there.
     """
 
@@ -27,6 +28,7 @@ class Work:
     others: Sequence[Path]
     workers: int
     prepared: Path | None
+    offline: bool
     lock: int
     failed: dict[str, str] = field(default_factory=dict)
     scored: set[tuple[str, str]] = field(default_factory=set)
@@ -60,7 +62,7 @@ class Work:
         shaped = [(name, value if isinstance(value, tuple) else (value,)) for name, value in fields]
         options = ["--run", self.whole.run(member).path, "--data", self.whole.data, "--workers", self.workers]
         options += ["--prepared", self.prepared] if self.prepared else ["--no-store"]
-        options += ["--fold", member.fold, "--seed", member.seed]
+        options += ["--offline"] * self.offline + ["--fold", member.fold, "--seed", member.seed]
         options += [word for name, values in shaped for word in (f"--{name.replace('_', '-')}", *values)]
         with self.whole.training(member):
             require_done(self._run("train", options), f"{member.name}: train")
