@@ -23,9 +23,8 @@ with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on
 def build_network(experiment: Experiment, fresh: bool = True, offline: bool = False) -> tf.keras.Model:
     """Return the untrained network under the experiment's precision policy.
 
-    network(images): (B, H, W, 2n + 1) in the compute type for n neighbours on each side, the slice itself in the
-    middle → logits (B, H, W, C) float32, for C see
-    regions.py; H and W multiples of 32.
+    network(images): (B, H, W, 2n + 1) in the compute type, the slice in the middle and n neighbours on each side
+    → logits (B, H, W, C) float32; H and W multiples of 32. C: see regions.py.
 
     The library's own head computes in float16 under mixed precision; ours is a float32 convolution in its place.
 
