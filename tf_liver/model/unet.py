@@ -1,6 +1,7 @@
 """The network: segmentation_models' Unet with a float32 head that gives logits."""
 
 import contextlib
+import functools
 import io
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def build_network(experiment: Experiment, fresh: bool = True, offline: bool = Fa
             experiment.backbone, input_shape=(None, None, channels), activation="linear", encoder_weights=weights
         )
     theirs = tf.keras.Model(unet.input, unet.get_layer("final_conv").input)
-    body = tf.keras.models.clone_model(
-        with_colours(theirs, experiment) if pretrained else theirs,
-        clone_function=lambda layer: _ours(layer, experiment),
-    )
+    ours = functools.partial(_ours, experiment=experiment)
+    if pretrained:
+        body = with_colours(theirs, experiment, ours)
+    else:
+        body = tf.keras.models.clone_model(theirs, clone_function=ours)
     for layer in theirs.layers[1:] if weights else ():
         body.get_layer(layer.name).set_weights(layer.get_weights())
     features = body.output
