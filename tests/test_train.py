@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from small import TINY
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tf_liver import callbacks, evaluate, export, predict, train
+from tf_liver.experiment import ADDED
 from tf_liver.runs import Run
+from tf_liver.state import newest_state, save_state
 
 
 def log(run):
@@ -66,6 +70,20 @@ def test_one_seed_one_curve_another_seed_another(trained, phantoms, tmp_path):
         assert train.main([*argv, "--seed", seed]) == 0
         same = [row["loss"] for row in log(newest(tmp_path))] == [row["loss"] for row in log(trained)]
         assert same == (seed == "0")
+
+
+@pytest.mark.slow
+def test_deterministic_gives_the_same_bits_twice(phantoms, tmp_path):
+    """In processes of their own: TensorFlow cannot be told to forget it. With dropout, whose operations are others."""
+    found = []
+    for name in ("a", "b"):
+        argv = ["--experiment", "demo", "--data", str(phantoms), "--run", str(tmp_path / name), *TINY]
+        argv += ["--deterministic", "--decoder-dropout", "0.3"]
+        subprocess.run([sys.executable, "-m", "tf_liver.train", *argv], check=True, capture_output=True, timeout=300)
+        found.append(newest_state(tmp_path / name / "checkpoints"))
+        assert Run(tmp_path / name).read_json("run.json")["deterministic"] is True
+    for name, a, b in zip(found[0].names, found[0].arrays, found[1].arrays, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_evaluation_repeats_itself_and_says_what_it_did(trained, capsys, tmp_path):
@@ -160,6 +178,17 @@ def test_epochs_can_be_raised_and_cosine_follows_the_new_total(trained, tmp_path
     assert Run(run).experiment.epochs == 4
 
 
+def test_a_run_from_before_a_field_was_there_goes_on(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    table = json.loads((run / "experiment.json").read_text())
+    state = newest_state(run / "checkpoints")
+    for name in ADDED:
+        del table[name], state.facts["experiment"][name]
+    (run / "experiment.json").write_text(json.dumps(table))
+    save_state(run / "checkpoints", state)
+    assert train.main(["--resume", str(run)]) == 0
+
+
 def test_a_folder_that_is_no_run_is_not_trained_into(tmp_path, capsys):
     (tmp_path / "thesis.txt").touch()
     assert train.main(["--run", str(tmp_path)]) == 2
@@ -187,3 +216,26 @@ def test_the_road_on_real_scans(real_data, tmp_path, capsys):
 
     assert nib.load(tmp_path / "out" / scan.name).shape == (122, 101, 112)
     assert os.listdir(tmp_path / "out") == [scan.name]
+
+
+@pytest.mark.slow
+def test_the_road_with_neighbours_and_a_pretrained_encoder(phantoms, tmp_path, capsys):
+    """Once trained, the file that the encoder began with is needed by nothing any more."""
+    from segmentation_models.backbones.backbones_factory import Backbones
+
+    modules = {name: getattr(tf.keras, name) for name in ("backend", "layers", "models", "utils")}
+    shape, file = (None, None, 3), tmp_path / "encoder.h5"
+    Backbones.get_backbone("resnet18", input_shape=shape, weights=None, include_top=False, **modules).save_weights(file)
+    fields = ["--neighbours", "1", "--encoder-weights", str(file), "--offline"]
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--run", str(tmp_path / "run"), *TINY, "--epochs", "1"]
+    assert train.main([*argv, "--encoder-weights", str(tmp_path / "nowhere.h5")]) == 2
+    assert "encoder_weights: must be none, imagenet, or a file that is there" in capsys.readouterr().err
+    assert train.main([*argv, *fields]) == 0
+    file.unlink()
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "2", "--offline"]) == 0
+    assert evaluate.main([str(tmp_path / "run")]) == 0
+    assert export.main([str(tmp_path / "run"), "--output", str(tmp_path / "export"), "--precision", "float32"]) == 0
+    card = (tmp_path / "export" / "tf_liver" / "1" / "model_card.md").read_text()
+    assert "encoder_weights: encoder.h5" in card
+    assert str(tmp_path) not in (tmp_path / "export" / "tf_liver" / "1" / "metadata.json").read_text()
+    assert len(log(tmp_path / "run")) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads List
 
 from tf_liver.command import DONE, check_option, command, debug_option, option, parse, quiet_tensorflow
+from tf_liver.data.slices import neighbourhood
 from tf_liver.ensemble import open_runs
 from tf_liver.experiment import replace
 from tf_liver.runs import RUNS, Run
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = (options.checkpoint, precision, options.xla)
     facts = facts_of(runs[0], *said) if len(runs) == 1 else facts_of_several(folders, runs, *said)
     facts["checked_on"] = where
-    images = slices.astype("float32")
+    around = neighbourhood(0, len(slices), predictor.neighbours, len(slices))
+    images = slices[around].astype("float32")
     scans = [ScanPredictor(folded(n, precision), each) for n, each in zip(networks, experiments, strict=True)]
     facts["beside_predict"] = apart(predictor, Averaged(scans), images)
     if options.xla or precision != "float32":

@@ -85,14 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     options, changes = parse_with_experiment(TrainOptions, argv, "train", __doc__)
     _check(options)
-    old = run_to_go_on(options.resume, options.run)
-    given = {name: getattr(options, name) for name in ("data", "prepared", "fold", "seed")}
-    given |= {"store": None if options.store else False, "deterministic": options.deterministic or None}
-    plan = make_plan(old, options.experiment, changes, **given)
-    require_writable(old.path if old else options.run or options.runs)
+    plan = _plan(options, changes)
 
     tf = quiet_tensorflow(devices=options.strategy != "multiworker" and "TF_CONFIG" not in os.environ)
-    from tf_liver.callbacks import telling
     from tf_liver.data.source import open_source
     from tf_liver.model.precision import choose_policy, device_line
     from tf_liver.model.unet import build_network, compile_network
@@ -121,16 +116,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             opened.enter_context(locked(run))
         print(f"run folder {run.path}: {source.summary}", flush=True)
         training = Training(run, plan.identity(policy), experiment, network, cluster, source, options.xla)
-        training.recall()
-        if cluster.is_chief:
-            run.write_experiment(plan.experiment)  # with more epochs, perhaps
-        mlflow = _mlflow(options, run) if cluster.is_chief else None
-        callbacks = telling(run, source) + ([mlflow] if mlflow else [])
-        deadline = begin + 60 * (options.max_minutes or math.inf)
-        training.go_on(deadline, options.save_minutes, callbacks)
+        _go_on(training, options, plan, begin)
+    return _say_end(training, (time.monotonic() - begin) / 60)
+
+
+def _plan(options: TrainOptions, changes: dict[str, Any]) -> Plan:
+    """Return what the options ask for; refuse before TensorFlow is loaded what can be refused by then."""
+    old = run_to_go_on(options.resume, options.run)
+    given = {name: getattr(options, name) for name in ("data", "prepared", "fold", "seed")}
+    given |= {"store": None if options.store else False, "deterministic": options.deterministic or None}
+    plan = make_plan(old, options.experiment, changes, **given)
+    require_writable(old.path if old else options.run or options.runs)
+    return plan
+
+
+def _go_on(training: "Training", options: TrainOptions, plan: Plan, begin: float) -> None:
+    """Train from the newest state on, or from the beginning, and tell of it."""
+    from tf_liver.callbacks import telling
+
+    run, is_chief = training.run, training.cluster.is_chief
+    training.recall()
+    if is_chief:
+        run.write_experiment(plan.experiment)  # with more epochs, perhaps
+    mlflow = _mlflow(options, run) if is_chief else None
+    callbacks = telling(run, training.source) + ([mlflow] if mlflow else [])
+    training.go_on(begin + 60 * (options.max_minutes or math.inf), options.save_minutes, callbacks)
     if mlflow and training.state.rows:
         mlflow.finish()
-    return _say_end(training, (time.monotonic() - begin) / 60)
 
 
 def _run_folder(options: TrainOptions, plan: Plan, facts: dict[str, Any], cluster: "Cluster") -> Run:

@@ -69,3 +69,19 @@ def test_image_and_mask_move_together(policy):
     for seed in range(20):
         image, mask = Augmenter(policy, 64)(disc.astype(np.float32), disc, seed)
         assert ((image > 0.5) == mask).mean() > 0.98
+
+
+@pytest.mark.parametrize("policy", ["flip_rotate", "affine"])
+def test_the_fast_form_puts_a_blob_where_the_plain_form_does(tiny, policy):
+    """To a tenth of a pixel each, and without bias."""
+    experiment = replace(tiny, image_size=64, augmentation=policy, window_hu=(0.0, 100.0))
+    fast, plain, off = WarpAugmenter(experiment), Augmenter(policy, 64), []
+    rows, columns = np.mgrid[:128, :128]
+    for seed in range(60):
+        row, column = np.random.default_rng(seed).uniform(45, 80, 2)
+        blob = (100 * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 300)).astype(np.float32)
+        images, _ = fast.batch([(blob[np.newaxis], np.zeros(blob.shape, np.uint8), seed)], 1)
+        expected, _ = plain(blob / 100, np.zeros(blob.shape, np.uint8), seed)
+        off.append(np.argwhere(images[0, ..., 0] > 0.4).mean(axis=0) - np.argwhere(expected > 0.4).mean(axis=0))
+    assert np.abs(off).max() < 0.1
+    assert np.abs(np.mean(off, axis=0)).max() < 0.01

@@ -20,6 +20,8 @@ from tf_liver.runs import Run
 from tf_liver.state import newest_state
 
 EPOCHS = 2
+MORE = ["--averaging", "0.9", "--optimizer", "adamw", "--weight-decay", "0.1"]
+MORE += ["--warmup-epochs", "0.5", "--decoder-dropout", "0.3"]
 ALWAYS = ["--save-minutes", "0.00001"]  # after every step
 
 
@@ -225,6 +227,25 @@ def test_rows_52_and_56_killed_twenty_times_a_run_ends_as_if_it_had_not_been(pha
     assert train.main(argv(phantoms, run)) == 0
     assert_same_end(run, trained)
     assert not list((run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_rows_52_and_56_averages_dropout_and_warm_up_survive_kills(phantoms, tmp_path):
+    straight, run, moments = tmp_path / "straight", tmp_path / "run", random.Random(1)
+    assert train.main(argv(phantoms, straight, *MORE)) == 0
+    for _ in range(4):
+        process = child(argv(phantoms, run, *MORE, *ALWAYS))
+        assert wait_for(process, "run folder")
+        time.sleep(moments.uniform(3, 9))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert train.main(argv(phantoms, run, *MORE)) == 0
+    assert_same_end(run, straight)
+    names = state(run).names
+    assert names.count("logits/bias:0") == 2  # the weight and its average, which is what is evaluated
+    last = [a for name, a in zip(names, state(run).arrays, strict=True) if name == "logits/bias:0"]
+    assert last[1].tobytes() in weights(run, "last").values()
+    assert last[0].tobytes() not in weights(run, "last").values()
 
 
 def wait_for(process, beginning):

@@ -8,8 +8,17 @@ import tensorflow as tf
 
 from tf_liver.experiment import replace
 from tf_liver.model.folding import folded
-from tf_liver.model.predictor import BATCH_SLICES, Averaged, Mirrored, ScanPredictor, SlicePredictor, load_predictor
+from tf_liver.model.predictor import (
+    BATCH_SLICES,
+    Averaged,
+    AveragedSlices,
+    Mirrored,
+    ScanPredictor,
+    SlicePredictor,
+    load_predictor,
+)
 from tf_liver.model.unet import build_network
+from tf_liver.volume.inference import probability_batches, segment_volume
 
 layers = tf.keras.layers
 
@@ -155,3 +164,45 @@ def test_the_machine_chooses_the_type_unless_float32_is_asked_for(
     network.save_weights(tmp_path / "w.weights.h5")
     _, kind = load_predictor(replace(tiny, precision=asked), str(tmp_path / "w.weights.h5"))
     assert kind == computed
+
+
+def choosing(neighbours, channel):
+    """A network of 2n + 1 channels whose logit is how far one of them lies above a half."""
+    image = layers.Input((None, None, 2 * neighbours + 1))
+    network = tf.keras.Model(image, layers.Conv2D(1, 1)(image))
+    kernel = np.zeros((1, 1, 2 * neighbours + 1, 1))
+    kernel[0, 0, channel] = 20
+    network.layers[-1].set_weights([kernel, np.array([-10.0])])
+    return network
+
+
+def moved(slices, by):
+    """Return each slice's neighbour so many slices above it; those at the ends repeat."""
+    return slices[np.clip(np.arange(len(slices)) + by, 0, len(slices) - 1)]
+
+
+@pytest.mark.parametrize("size", [0, 32])
+@pytest.mark.parametrize(("neighbours", "channel"), [(0, 0), (1, 0), (1, 1), (1, 2), (3, 1), (3, 6)])
+def test_a_network_that_reads_one_neighbour_paints_that_neighbour(tiny, size, neighbours, channel):
+    """In any batch and at both ends of a scan: predict's way, the exported graph, several runs together."""
+    experiment = replace(tiny, image_size=size, neighbours=neighbours, window_hu=(0.0, 200.0))
+    network = choosing(neighbours, channel)
+    slices = np.random.default_rng(0).integers(0, 200, (37, 32, 32)).astype(np.int16)
+    slices[np.abs(slices - 100) < 3] = 0
+    expected = moved(slices, channel - neighbours) > 100
+    scan, graph = ScanPredictor(folded(network, "float32"), experiment), SlicePredictor(network, experiment)
+    centre = ScanPredictor(choosing(0, 0), replace(experiment, neighbours=0))
+    for predictor in (scan, graph, Averaged([scan]), AveragedSlices([graph])):
+        assert predictor.neighbours == neighbours
+        np.testing.assert_array_equal(segment_volume(predictor, slices), expected)
+    together = np.concatenate([p for _, p in probability_batches(Averaged([scan, centre]), slices)])
+    apart = [np.concatenate([p for _, p in probability_batches(each, slices)]) for each in (scan, centre)]
+    np.testing.assert_allclose(together, np.mean(apart, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(graph.alone(slices.astype(np.float32)).numpy() > 0.5, slices > 100)
+
+
+def test_mirror_images_keep_their_neighbours(tiny):
+    experiment = replace(tiny, neighbours=1, window_hu=(0.0, 200.0))
+    predictor = Mirrored(ScanPredictor(choosing(1, 0), experiment))
+    slices = np.random.default_rng(0).integers(0, 2, (5, 32, 32)).astype(np.int16) * 200
+    np.testing.assert_array_equal(segment_volume(predictor, slices), moved(slices, -1) > 100)

@@ -55,7 +55,7 @@ def test_probabilities_come_in_order_and_few_at_a_time():
 
 def test_an_error_of_the_predictor_comes_through():
     with pytest.raises(RuntimeError, match="out of memory"):
-        segment_volume(Mock(side_effect=RuntimeError("out of memory")), np.zeros((40, 4, 4)))
+        segment_volume(Mock(side_effect=RuntimeError("out of memory"), neighbours=0), np.zeros((40, 4, 4)))
 
 
 def test_contour_is_the_inner_border():

@@ -4,7 +4,8 @@ A store is a folder with three files a case and a manifest:
 
     <case>.images.npy   (depth, height, width), int16 HU where the scan allows it, else float32: all slices
     <case>.labels.npy   (slices with foreground, height, width) uint8: label values 0, 1, 2
-    <case>.json         sources with their hashes, geometry, a CRC-32 for every slice of both, and its own hash
+    <case>.json         sources with their hashes, geometry, which slices hold liver and tumour, a CRC-32 for every
+                        slice of both, and its own hash
     manifest.json       format version, settings, and the hash of each case's record; written last, so that its
                         absence says that work was cut off
 

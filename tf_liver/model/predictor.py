@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,22 +48,44 @@ def native_probability(probability: tf.Tensor, height: tf.Tensor, width: tf.Tens
     return probability[:, :height, :width]
 
 
+def within(images_hu: Any, neighbours: int, wanted: int) -> Any:
+    """Return slices with fewer neighbours around them: (B + 2 · neighbours, H, W) → (B + 2 · wanted, H, W)."""
+    more = neighbours - wanted
+    return images_hu[more:-more] if more else images_hu
+
+
 class SlicePredictor(tf.Module):
-    """A network with everything around it: normalisation, resize, probabilities, resize back."""
+    """A network with everything around it: normalisation, resize, probabilities, resize back.
+
+    neighbours: slices on each side that it looks at as well.
+    """
 
     def __init__(self, network: tf.keras.Model, experiment: Experiment) -> None:
         super().__init__()
         self.network = network
         self._experiment = experiment
+        self.neighbours = experiment.neighbours
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")])
     def __call__(self, images_hu: tf.Tensor) -> tf.Tensor:
-        """Return the probability of liver for a batch of slices: (B, H, W) HU float32 → (B, H, W) float32.
+        """Return the probability of liver for slices with n neighbours: (B + 2n, H, W) HU float32 → (B, H, W) float32.
 
         Of a tumour model, those of liver and of tumour: (B, H, W, 2).
         """
+        planes, last = network_input(images_hu, self._experiment), 2 * self.neighbours
+        number = tf.shape(planes)[0] - last
+        return self._answer(tf.concat([planes[n : n + number] for n in range(last + 1)], axis=-1), images_hu)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")])
+    def alone(self, images_hu: tf.Tensor) -> tf.Tensor:
+        """Return the same for slices whose neighbours nobody knows, each in the place of its own: (B, H, W) HU."""
+        planes = network_input(images_hu, self._experiment)
+        return self._answer(tf.repeat(planes, 2 * self.neighbours + 1, axis=-1), images_hu)
+
+    def _answer(self, inputs: tf.Tensor, images_hu: tf.Tensor) -> tf.Tensor:
+        """Return the probability at the size of the slices for the network's input, (B, S, S, 2n + 1)."""
         height, width = tf.unstack(tf.shape(images_hu)[1:3])
-        logits = self.network(network_input(images_hu, self._experiment), training=False)
+        logits = self.network(inputs, training=False)
         probability = native_probability(region_probability(logits), height, width, self._experiment.image_size)
         return probability[..., 0] if probability.shape[-1] == 1 else probability
 
@@ -73,11 +96,18 @@ class AveragedSlices(tf.Module):
     def __init__(self, predictors: Sequence[SlicePredictor]) -> None:
         super().__init__()
         self._predictors = list(predictors)
+        self.neighbours = max(predictor.neighbours for predictor in predictors)
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")])
     def __call__(self, images_hu: tf.Tensor) -> tf.Tensor:
-        """(B, H, W) HU float32 → (B, H, W) float32, or (B, H, W, 2), as the predictors."""
-        return tf.add_n([predictor(images_hu) for predictor in self._predictors]) / len(self._predictors)
+        """(B + 2n, H, W) HU float32 → (B, H, W) float32, or (B, H, W, 2), as the predictors."""
+        answers = [each(within(images_hu, self.neighbours, each.neighbours)) for each in self._predictors]
+        return tf.add_n(answers) / len(answers)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.float32, name="image")])
+    def alone(self, images_hu: tf.Tensor) -> tf.Tensor:
+        """As `SlicePredictor.alone`."""
+        return tf.add_n([each.alone(images_hu) for each in self._predictors]) / len(self._predictors)
 
 
 class ScanPredictor:
@@ -85,17 +115,21 @@ class ScanPredictor:
 
     OpenCV resizes, as in training, which costs a fifth of TensorFlow's resize. The network is traced once, for batches
     of one size: a smaller one is filled up with zeros. Several threads may call it; one at a time has the network.
+
+    neighbours: as SlicePredictor's.
     """
 
     def __init__(self, network: tf.keras.Model, experiment: Experiment) -> None:
         self._experiment = experiment
         size = experiment.image_size or None
+        self.neighbours = experiment.neighbours
+        self._depth = 2 * experiment.neighbours + 1
         self._batch = max(1, min(BATCH_SLICES, BATCH_SLICES * 256**2 // (size or 512) ** 2))
         self._lock = threading.Lock()
         regions = len(REGIONS[experiment.task])
         self._channels = () if regions == 1 else (regions,)
 
-        @tf.function(input_signature=[tf.TensorSpec((self._batch, size, size, 1), tf.float32)])
+        @tf.function(input_signature=[tf.TensorSpec((self._batch, size, size, self._depth), tf.float32)])
         def forward(images: tf.Tensor) -> tf.Tensor:
             logits = network(images, training=False)  # layers cast to their own type
             probability = region_probability(tf.cast(logits, tf.float32))
@@ -106,20 +140,24 @@ class ScanPredictor:
     def warm_up(self) -> "ScanPredictor":
         """Trace the network and let oneDNN choose its kernels, on a batch of nothing."""
         size = self._experiment.image_size or 512
-        self._forward(tf.zeros((self._batch, size, size, 1)))
+        self._forward(tf.zeros((self._batch, size, size, self._depth)))
         return self
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """Return the probability of liver: (B, H, W) HU of any real type → (B, H, W) float32; tumours: (B, H, W, 2)."""
-        probability = np.empty(images_hu.shape + self._channels, np.float32)
-        for first in range(0, len(images_hu), self._batch):
-            some = slice(first, first + self._batch)
-            self._predict(images_hu[some], probability[some])
+        """Return the probability of liver: (B + 2n, H, W) HU of any real type → (B, H, W) float32.
+
+        Of a tumour model, those of liver and of tumour: (B, H, W, 2).
+        """
+        number = len(images_hu) - self._depth + 1
+        probability = np.empty((number, *images_hu.shape[1:], *self._channels), np.float32)
+        for first in range(0, number, self._batch):
+            last = min(first + self._batch, number)
+            self._predict(images_hu[first : last + self._depth - 1], probability[first:last])
         return probability
 
     def _predict(self, images_hu: np.ndarray, out: np.ndarray) -> None:
         """Write the probability of a batch, (b, H, W, …) for b up to the network's batch, to `out`."""
-        number, height, width = images_hu.shape
+        number, height, width = out.shape[:3]
         inputs = self._inputs(images_hu)
         with self._lock:
             probability = self._forward(tf.constant(inputs)).numpy()[:number]
@@ -130,13 +168,13 @@ class ScanPredictor:
             cv2.resize(probability[n], (width, height), dst=out[n], interpolation=cv2.INTER_LINEAR)
 
     def _inputs(self, images_hu: np.ndarray) -> np.ndarray:
-        """Return a full batch of the network's input, (batch, S, S, 1) float32, as `network_input` makes it."""
+        """Return a full batch of the network's input, (batch, S, S, 2n + 1) float32, as SlicePredictor makes it."""
         number, height, width = images_hu.shape
         clipped = clip_hu(images_hu.astype(np.float32, copy=False), self._experiment)
         peaks = clipped.max(axis=(1, 2)).reshape(number, 1, 1, 1)
         size = self._experiment.image_size
         shape = (size, size) if size else (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
-        inputs = np.zeros((self._batch, *shape, 1), np.float32)
+        inputs = np.zeros((self._batch + self._depth - 1, *shape, 1), np.float32)
         for n, one in enumerate(clipped):
             if size:
                 cv2.resize(one, shape, dst=inputs[n, ..., 0], interpolation=cv2.INTER_LINEAR)
@@ -145,7 +183,7 @@ class ScanPredictor:
         # Padding is air after the scaling, so only what holds pixels is scaled.
         there = inputs[:number, :size, :size] if size else inputs[:number, :height, :width]
         scale(there, peaks, self._experiment, out=there)
-        return inputs
+        return np.lib.stride_tricks.sliding_window_view(inputs[..., 0], self._depth, axis=0)
 
 
 class Mirrored:
@@ -153,9 +191,10 @@ class Mirrored:
 
     def __init__(self, predictor: Callable[[np.ndarray], np.ndarray]) -> None:
         self._predictor = predictor
+        self.neighbours = getattr(predictor, "neighbours", 0)
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """(B, H, W) HU → (B, H, W) float32, or (B, H, W, 2), as the predictor."""
+        """(B + 2n, H, W) HU → (B, H, W) float32, or (B, H, W, 2), as the predictor."""
         views = [(slice(None), slice(None, None, rows), slice(None, None, columns)) for rows, columns in MIRRORS]
         return mean(np.asarray(self._predictor(images_hu[view]))[view] for view in views)
 
@@ -164,11 +203,12 @@ class Averaged:
     """Several runs as one: the mean of their probabilities."""
 
     def __init__(self, predictors: Sequence[Callable[[np.ndarray], np.ndarray]]) -> None:
-        self._predictors = predictors
+        self._predictors = [(predictor, getattr(predictor, "neighbours", 0)) for predictor in predictors]
+        self.neighbours = max(number for _, number in self._predictors)
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """(B, H, W) HU → (B, H, W) float32, or (B, H, W, 2), as the predictors."""
-        return mean(np.asarray(predictor(images_hu)) for predictor in self._predictors)
+        """(B + 2n, H, W) HU → (B, H, W) float32, or (B, H, W, 2), as the predictors."""
+        return mean(np.asarray(each(within(images_hu, self.neighbours, number))) for each, number in self._predictors)
 
 
 def mean(probabilities: Iterable[np.ndarray]) -> np.ndarray:

@@ -22,7 +22,7 @@ from tf_liver.serving.configs import write_configs
 from tf_liver.serving.signature import ServedModel
 from tf_liver.serving.warmup import write_warmup
 from tf_liver.serving.wire import MODEL_NAME, PNG_OFFSET_HU
-from tf_liver.volume.inference import probability_batches
+from tf_liver.volume.inference import Predictor, probability_batches
 
 
 def write_bundle(
@@ -53,10 +53,19 @@ def write_bundle(
     root.mkdir(parents=True, exist_ok=True)
     with workspace(root) as hidden:
         model = hidden / "model"
+        if predictor.neighbours:  # clients must know it to cut a scan into requests
+            facts = {**(facts or {}), "neighbours": predictor.neighbours}
         served = ServedModel(predictor, native, json.dumps(facts or {}))
         tf.saved_model.save(served, str(model), signatures=served.signatures())
         write_warmup(model, slices)
-        checked = check_model(model, hidden, slices, lambda images: probability_of(predictor, images))
+        alone = predictor.alone if predictor.neighbours else None
+        checked = check_model(
+            model,
+            hidden,
+            slices,
+            lambda images: probability_of(predictor, images),
+            alone and (lambda images: probability_of(alone, images)),
+        )
         metadata = {**(facts or {}), "check": checked}
         (model / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
         (model / "model_card.md").write_text(model_card(metadata, experiment))
@@ -76,7 +85,7 @@ def require_encodable(experiment: Experiment) -> None:
         )
 
 
-def probability_of(predictor: SlicePredictor | AveragedSlices, images: np.ndarray) -> np.ndarray:
+def probability_of(predictor: Predictor, images: np.ndarray) -> np.ndarray:
     """Return the project's own answer, in the batches of `segment_volume`."""
     return np.concatenate([probability for _, probability in probability_batches(predictor, images)])
 

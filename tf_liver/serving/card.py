@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_liver.data import LABELS
-from tf_liver.experiment import Experiment
+from tf_liver.experiment import Experiment, replace
 from tf_liver.files import sha256
 from tf_liver.runs import PACKAGES, Run
 from tf_liver.serving.wire import signatures_of
@@ -52,7 +52,7 @@ def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, 
         "signatures": signatures_of(experiment.task),
         "precision": precision,
         "xla": xla,
-        "experiment": dataclasses.asdict(experiment),
+        "experiment": dataclasses.asdict(_without_path(experiment)),
         "checkpoint": checkpoint,
         "weights_sha256": sha256(run.require_checkpoint(checkpoint)),
         "data": {
@@ -70,6 +70,11 @@ def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, 
         "intended_use": INTENDED_USE,
         "limits": LIMITS,
     }
+
+
+def _without_path(experiment: Experiment) -> Experiment:
+    """Return the experiment with the mere name of a file of encoder weights."""
+    return replace(experiment, encoder_weights=Path(experiment.encoder_weights).name)
 
 
 # What differs from run to run where several answer together.
@@ -149,7 +154,7 @@ def model_card(facts: dict[str, Any], experiment: Experiment) -> str:
         *(
             f"## Training{' of the first run' * ('members' in facts)}",
             "",
-            *(f"- {name}: {value}" for name, value in dataclasses.asdict(experiment).items()),
+            *(f"- {name}: {value}" for name, value in dataclasses.asdict(_without_path(experiment)).items()),
             "",
         ),
         *(training_line(member) for member in facts.get("members", [facts])),

@@ -37,10 +37,17 @@ class CheckError(RuntimeError):
     """An exported model that does not load, or does not answer as the project does."""
 
 
-def check_model(model: Path, work: Path, slices: np.ndarray, segment: Callable[[np.ndarray], np.ndarray]) -> dict:
+def check_model(
+    model: Path,
+    work: Path,
+    slices: np.ndarray,
+    segment: Callable[[np.ndarray], np.ndarray],
+    alone: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict:
     """Run every signature of a SavedModel in a fresh process and compare it with the project's own inference.
 
-    slices: (B, H, W) int16 HU. segment: the project's own inference, (B, H, W) float32 → probability.
+    slices: (B, H, W) int16 HU. segment: the project's own inference, (B, H, W) float32 → probability, which `volume`
+    must answer. alone: what the signatures of single slices must, where neighbours make a difference.
     Returns {"max_probability_difference", "least_dice", "volume_slices_per_s"}.
 
     Raises:
@@ -52,14 +59,17 @@ def check_model(model: Path, work: Path, slices: np.ndarray, segment: Callable[[
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"]
         raise CheckError(f"{model}: the exported model does not run in TensorFlow's C++ loader: {lines[-1]}")
-    expected = segment(slices.astype(np.float32))
+    images = slices.astype(np.float32)
+    expected = {"volume": segment(images)}
+    of_slices = alone(images) if alone else expected["volume"]
     apart, dice = 0.0, 1.0
     with np.load(work / "answers.npz") as answers:
         for name, answer in answers.items():
+            own = expected.get(name.split("/")[0], of_slices)
             if name.endswith("/probability"):
-                apart = max(apart, float(np.abs(answer - expected).max()))  # NaN stays NaN, and fails below
+                apart = max(apart, float(np.abs(answer - own).max()))  # NaN stays NaN, and fails below
             elif name.endswith("/label"):
-                dice = min(dice, agreement(answer, expected))
+                dice = min(dice, agreement(answer, own))
         seconds = float(answers["seconds"])
     if not (apart <= TOLERANCE and dice >= LEAST_DICE):
         raise CheckError(

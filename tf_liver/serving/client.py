@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tf_liver.data import TUMOUR
+from tf_liver.data.slices import neighbourhood
 from tf_liver.experiment import Experiment, from_json
 from tf_liver.progress import track
 from tf_liver.serving.wire import MODEL_NAME, require_serving_api
@@ -96,6 +97,7 @@ class RemoteModel:
 
     def __init__(self, address: Address) -> None:
         self._address, self._request_bytes = address, REQUEST_BYTES
+        self.neighbours = 0  # slices on each side that the model looks at as well: known once it was asked to describe
         self._transport: Transport
         if urlsplit(address.url).scheme.startswith("grpc"):
             require_serving_api()
@@ -109,19 +111,26 @@ class RemoteModel:
 
     def describe(self) -> dict[str, Any]:
         """Return what the export's metadata.json says; raises as `segment`."""
-        return self._patiently(self._transport.describe)
+        said = self._patiently(self._transport.describe)
+        self.neighbours = int(said.get("neighbours", 0))
+        if self.neighbours and urlsplit(self._address.url).scheme.startswith("http"):
+            raise ServerError(
+                f"{self._address.url}: REST carries single slices, and this model wants neighbours; use gRPC"
+            )
+        return said
 
     def experiment(self) -> Experiment:
         """Return the experiment that the served model was trained by; raises ExperimentError where it is not one."""
         return from_json(json.dumps(self.describe().get("experiment")), self._address.url)
 
     def __call__(self, images_hu: np.ndarray) -> np.ndarray:
-        """Return 1.0 where the server says liver: (B, H, W) HU → (B, H, W) float32, as `segment_volume` calls it.
+        """Return 1.0 where the server says liver: (B + 2n, H, W) HU → (B, H, W) float32, as `segment_volume` calls it.
 
         Where it says tumour too: (B, H, W, 2), of liver and of tumour.
         """
         whole = images_hu.astype(np.int16)
         labels = self.segment(whole if (whole == images_hu).all() else images_hu)
+        labels = labels[self.neighbours : len(labels) - self.neighbours]
         if labels.max() < TUMOUR:
             return labels.astype(np.float32)
         return np.stack([labels > 0, labels == TUMOUR], axis=-1).astype(np.float32)
@@ -145,13 +154,14 @@ class RemoteModel:
         """Yield (first slice, label map) of one request after the other; halves of those that are too large."""
         first = 0
         while first < len(slices):
-            part = np.ascontiguousarray(slices[first : first + size])
+            last = min(first + size, len(slices))
+            part = slices[neighbourhood(first, last, self.neighbours, len(slices))]
             try:
                 labels = self._patiently(functools.partial(self._transport.labels, part))
             except TooLarge as error:
-                if len(part) == 1:
+                if last - first == 1:
                     raise ServerError(f"{self._address.url}: refuses a single slice as too large: {error}") from error
-                size = (len(part) + 1) // 2
+                size = (last - first + 1) // 2
                 self._request_bytes = size * part[0].nbytes  # the next scan need not find out again
                 continue
             if labels.shape != part.shape or labels.dtype != np.uint8:
@@ -159,8 +169,8 @@ class RemoteModel:
                     f"{self._address.url}: must answer with uint8 labels {part.shape}. "
                     f"Received: {labels.dtype} {labels.shape}; is it another model?"
                 )
-            yield first, labels
-            first += len(part)
+            yield first, labels[self.neighbours : len(labels) - self.neighbours]
+            first = last
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer, with longer and longer waits in between."""

@@ -28,11 +28,14 @@ class ServedModel(tf.Module):
 
     def __init__(self, predictor: SlicePredictor | AveragedSlices, native: bool, metadata: str = "{}") -> None:
         super().__init__()
+        self._neighbours = predictor.neighbours
         # A network that was never called may have no variables yet. () or, for liver and tumour, (2,):
-        self._regions = tuple(predictor(tf.zeros((1, 1, 1))).shape[3:])
+        self._regions = tuple(predictor(tf.zeros((1 + 2 * self._neighbours, 1, 1))).shape[3:])
         self.weights = list(predictor.variables)
         # A plain function is not tracked, and so not saved with all that the predictor holds.
         self._probability: Callable[[tf.Tensor], tf.Tensor] = lambda image: predictor(image)
+        # One copy of the network in the graph where neighbours make no difference.
+        self._alone = (lambda image: predictor.alone(image)) if self._neighbours else self._probability
         self._native, self._metadata = native, metadata
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -47,14 +50,18 @@ class ServedModel(tf.Module):
         return {name: tf.function(f).get_concrete_function(spec) for name, (f, spec) in functions.items()}
 
     def slices(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return probability (B, H, W) or (B, H, W, 2) float32 and label (B, H, W) uint8 of slices in HU."""
+        """Return probability (B, H, W) or (B, H, W, 2) float32 and label (B, H, W) uint8 of slices in HU.
+
+        They need not be neighbours, and are not taken for such.
+        """
         image = checked(image, MAX_VOXELS // (len(self._regions) + 1))
         probability = self._in_batches(image, lambda probability: probability, tf.float32, self._regions)
         return {"probability": probability, "label": label_of(probability)}
 
     def volume(self, volume: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return the label map (Z, H, W) uint8 of a whole scan in HU; only labels are kept of each batch."""
-        return {"label": self._in_batches(checked(volume, MAX_VOXELS), label_of, tf.uint8)}
+        whole = checked(volume, MAX_VOXELS)
+        return {"label": self._in_batches(whole, label_of, tf.uint8, neighbours=self._neighbours)}
 
     def encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return label maps as 8-bit PNGs, each of its image's size: images of many sizes may come together."""
@@ -64,7 +71,7 @@ class ServedModel(tf.Module):
         for first in tf.range(0, tf.size(image_bytes), step):
             png = image_bytes[first : first + step]
             image = tf.map_fn(decode, png, fn_output_signature=tf.TensorSpec((None, None), tf.float32))
-            label = label_of(self._probability(image))[..., tf.newaxis]
+            label = label_of(self._alone(image))[..., tf.newaxis]
             parts = parts.write(first // step, tf.map_fn(tf.io.encode_png, label, fn_output_signature=tf.string))
         return {"label_bytes": parts.concat()}
 
@@ -73,7 +80,12 @@ class ServedModel(tf.Module):
         return {"metadata": tf.fill(tf.shape(question), self._metadata)}
 
     def _in_batches(
-        self, image: tf.Tensor, keep: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType, channels: tuple[int, ...] = ()
+        self,
+        image: tf.Tensor,
+        keep: Callable[[tf.Tensor], tf.Tensor],
+        dtype: tf.DType,
+        channels: tuple[int, ...] = (),
+        neighbours: int = 0,
     ) -> tf.Tensor:
         """Return `keep(probability)` of all slices, (B, H, W, *channels), a batch after the other."""
         shape, step = tf.shape(image), tf.constant(BATCH_SLICES)
@@ -82,8 +94,13 @@ class ServedModel(tf.Module):
         each = (None, None, None, *channels)
         parts = tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=each)
         for first in tf.range(0, shape[0], step):
-            batch = tf.cast(image[first : first + step], tf.float32)
-            parts = parts.write(first // step, keep(self._probability(batch)))
+            if neighbours:  # those beyond the ends repeat them, as `neighbourhood` does
+                numbers = tf.range(first - neighbours, tf.minimum(first + step, shape[0]) + neighbours)
+                batch = tf.gather(image, tf.clip_by_value(numbers, 0, shape[0] - 1))
+                probability = self._probability(tf.cast(batch, tf.float32))
+            else:
+                probability = self._alone(tf.cast(image[first : first + step], tf.float32))
+            parts = parts.write(first // step, keep(probability))
         return parts.concat()
 
 

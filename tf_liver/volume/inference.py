@@ -13,7 +13,7 @@ import numpy as np
 from tf_liver.data.cases import case_id_of
 from tf_liver.data.nifti import Volume
 from tf_liver.data.scans import read_scan
-from tf_liver.data.slices import THRESHOLD
+from tf_liver.data.slices import THRESHOLD, neighbourhood
 from tf_liver.data.write import as_stored_probability, write_label_map, write_probability_map
 from tf_liver.files import write_atomic
 from tf_liver.progress import track
@@ -21,7 +21,8 @@ from tf_liver.volume.postprocess import postprocess
 from tf_liver.volume.statistics import statistics
 
 # HU slices (B, H, W) → probability float32, of liver (B, H, W), or of liver and of tumour (B, H, W, 2), as
-# ScanPredictor; called from several threads.
+# ScanPredictor; called from several threads. One that has an attribute `neighbours` is given so many slices more on
+# each side, (B + 2n, H, W).
 Predictor = Callable[[np.ndarray], Any]
 BATCH_SLICES = 16
 # While one batch has the network, the next one is resized and the last one is resized back.
@@ -48,8 +49,11 @@ def probability_batches(predictor: Predictor, slices: np.ndarray) -> Iterator[tu
             raise ValueError(f"probabilities must be numbers. Received: NaN in slices {first} to {last}")
         return first, probability
 
+    neighbours = getattr(predictor, "neighbours", 0)
+
     def work(first: int) -> np.ndarray:
-        return np.asarray(predictor(slices[first : first + BATCH_SLICES].astype(np.float32)))
+        last = min(first + BATCH_SLICES, len(slices))
+        return np.asarray(predictor(slices[neighbourhood(first, last, neighbours, len(slices))].astype(np.float32)))
 
     with ThreadPoolExecutor(THREADS) as pool:
         try:
