@@ -71,7 +71,7 @@ test: $(VENV)/.filled  ## the fast test suite
 test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 	$(RUN) pytest -q -m slow $(ARGS)
 
-bench: $(VENV)/.filled  ## BENCH=pipeline, predict, scores, serving or train; beside peers where make bench-peers was run
+bench: $(VENV)/.filled  ## BENCH=pipeline, predict, scores, serving, time_to_dice or train; beside peers where make bench-peers was run
 	$(VENV)/bin/python benchmarks/bench_$(BENCH).py $(ARGS)
 
 bench-peers: benchmarks/peers.txt  ## make .venv-peers: MONAI, PyTorch, OpenVINO, ONNX Runtime, for the benchmarks only
