@@ -110,7 +110,8 @@ def encoder_file(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "mixed_bfloat16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_trained_network_is_loaded_without_the_weights_it_began_with(
     tiny, tmp_path, encoder_file, offline, precision
 ):
