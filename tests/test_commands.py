@@ -60,7 +60,7 @@ def test_help_shows_defaults_and_needs_no_tensorflow(name):
         (["--window-hu", "5", "-5"], "window_hu: low must lie below high. Received: 5 -5"),
         (["--workers", "0"], "--workers: must be at least 1. Received: 0"),
         (["--seed", "-1"], "--seed: must lie in [0, 4294967295]. Received: -1"),
-        (["--loss", "mse"], "loss: must be one of bce, dice, bce_dice. Received: 'mse'"),
+        (["--loss", "mse"], "loss: must be one of bce, dice, bce_dice, focal_tversky, bce_focal_tversky. Received: 'mse'"),
         (["--fold", "9"], "fold: must lie in [0, 3] for 4 cases. Received: 9"),
         (["--data", "/nowhere"], "/nowhere: there is no such data folder. Task03_Liver"),
         (["--data", "EMPTY"], "must hold imagesTr/ and labelsTr/"),

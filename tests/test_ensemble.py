@@ -39,6 +39,7 @@ def others(phantoms, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_average_all_runs(whole, others, tmp_path, capsys):
     assert evaluate.main([str(whole), "--data", str(others)]) == 0
     assert f"evaluating {whole} (2 runs together), best checkpoint, on 2 cases" in capsys.readouterr().out

@@ -50,6 +50,8 @@ def test_unknown_experiment_lists_the_names():
         ({"window_hu": (200, -100)}, "window_hu: low must lie below high"),
         ({"window_hu": (1, 2, 3)}, "window_hu: must be two numbers"),
         ({"loss": "mse"}, "loss: must be one of bce, dice, bce_dice, .* Received: 'mse'"),
+        ({"weight_decay": 0.1}, "weight_decay: needs the optimizer adamw. Received: 'adam'"),
+        ({"warmup_epochs": 50.0}, "warmup_epochs: must lie below epochs, 50. Received: 50"),
         ({"backbone": 34}, "backbone: must be a string"),
         ({"epochs": float("inf")}, r"epochs: must lie in \[1, .* Received: inf"),
         ({"learning_rate": 10**400}, "learning_rate: must lie in"),

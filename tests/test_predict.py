@@ -74,6 +74,7 @@ def test_evaluate_predict_and_export_agree(trained, phantoms, tmp_path):
     np.testing.assert_array_equal(written[surely], exported[surely] >= 0.5)
 
 
+@pytest.mark.slow
 def test_folds_are_averaged_each_with_its_own_normalisation(trained, phantoms, tmp_path):
     other = copy_of(trained, tmp_path / "other", normalisation="clip_max", image_size=64)
     scan = phantoms / "imagesTr" / "phantom_00.nii.gz"

@@ -36,9 +36,9 @@ def test_the_command_writes_to_a_store_and_goes_on_there(phantoms, tmp_path):
 def test_a_store_holds_parameters_metrics_files_and_the_model(trained, tmp_path):
     run = Run(shutil.copytree(trained, tmp_path / "run"))
     rows = newest_state(run.path / "checkpoints").rows
-    MLflow(str(tmp_path / "store"), run)(rows[0])
+    MLflow(str(tmp_path / "store"), run).on_epoch_end(0, rows[0])
     again = MLflow(str(tmp_path / "store"), run)  # as a run that is resumed does
-    again(rows[1])
+    again.on_epoch_end(1, rows[1])
     again.finish()
     client = mlflow.MlflowClient()
     (experiment,) = [e for e in client.search_experiments() if e.name == "demo"]

@@ -64,6 +64,7 @@ def test_training_from_the_store_prepares_it_and_says_so(trained, phantoms, tmp_
     assert float(log(runs[0])[0]["loss"]) == pytest.approx(float(log(trained)[0]["loss"]), rel=0.5)
 
 
+@pytest.mark.slow
 def test_one_seed_one_curve_another_seed_another(trained, phantoms, tmp_path):
     argv = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]
     for seed in ("0", "1"):
@@ -124,6 +125,7 @@ def test_other_data_leaves_out_the_training_cases(trained, phantoms, capsys, tmp
     assert json.loads((tmp_path / "summary.json").read_text())["cases"] == 1
 
 
+@pytest.mark.slow
 def test_results_of_other_data_and_checkpoints_lie_apart(trained, phantoms, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     for argv in ([], ["--checkpoint", "last"], ["--data", str(phantoms), "--checkpoint", "last"]):
@@ -132,6 +134,7 @@ def test_results_of_other_data_and_checkpoints_lie_apart(trained, phantoms, tmp_
     assert found == {"evaluation", "evaluation-last", f"evaluation-last-{phantoms.name}"}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_precision_and_is_exported_in_float32_where_asked(trained, phantoms, tmp_path, capsys):
     """The run says auto, and was trained on a machine that picked bfloat16."""
     run = shutil.copytree(trained, tmp_path / "run")
@@ -163,6 +166,7 @@ def test_ctrl_c_before_the_first_step_exits_130(phantoms, tmp_path, capsys, monk
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
+@pytest.mark.slow
 def test_epochs_can_be_raised_and_cosine_follows_the_new_total(trained, tmp_path, capsys):
     """A finished run says so; with more epochs it goes on where it stood, its rate on the longer curve."""
     run = shutil.copytree(trained, tmp_path / "run")
@@ -215,7 +219,7 @@ def test_the_road_on_real_scans(real_data, tmp_path, capsys):
     import nibabel as nib
 
     assert nib.load(tmp_path / "out" / scan.name).shape == (122, 101, 112)
-    assert os.listdir(tmp_path / "out") == [scan.name]
+    assert sorted(os.listdir(tmp_path / "out")) == [scan.name.replace("nii.gz", "json"), scan.name]
 
 
 @pytest.mark.slow

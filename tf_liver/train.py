@@ -68,7 +68,7 @@ class TrainOptions:
     prepared: Optional[Path] = option(
         None, f"folder under which prepared slices are kept (default: {PREPARED})", type=Path
     )
-    offline: bool = option(False, "never ask the network, not for imagenet's encoder_weights either")
+    offline: bool = option(False, "never ask the network: imagenet's encoder_weights must lie in Keras' folder")
     xla: bool = option(
         False, "compile the steps with XLA; half as fast on CPUs (benchmarks/README.md), one device only"
     )

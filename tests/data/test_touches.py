@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tf_liver.data.touches import elastic, scanner
+from tf_liver.data.touches import elastic, left_twice, scanner
 
 SIDE = 64
 AIR, FAT, LIVER, BONE = -0.5, 0.0, 0.6, 1.5  # as a window with its margin gives them
@@ -76,3 +76,19 @@ def test_the_seed_decides_and_the_input_is_kept(touch):
     images, mask = body()
     touch(images, mask, np.random.default_rng(1))
     np.testing.assert_array_equal(images, body()[0])
+
+
+def test_the_left_half_stands_on_both_sides_and_labels_follow():
+    """The mark on the patient's right goes, the one on the left comes twice, at equal distances from the middle."""
+    images, mask = np.zeros((4, SIDE, 1), np.float32), np.zeros((4, SIDE), np.uint8)
+    images[:, 10], images[:, 60], mask[:, 60], mask[:, 20] = 1, 2, 1, 1
+    found = [left_twice(images, mask, np.random.default_rng(seed)) for seed in range(400)]
+    changed = [(image, label) for image, label in found if image is not images]
+    assert 0.15 < len(changed) / len(found) < 0.35
+    for image, label in changed:
+        (first, second), (left, right) = np.flatnonzero(image[0, :, 0] == 1), np.flatnonzero(label[0])
+        assert not (image == 2).any()
+        assert (first, left) == (10, 20)
+        assert first + second == left + right
+        assert abs(left + right + 1 - SIDE) <= 2 * SIDE // 20 + 2
+        np.testing.assert_array_equal(image[0], image[3])

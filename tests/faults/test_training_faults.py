@@ -222,7 +222,8 @@ def test_rows_52_and_56_killed_twenty_times_a_run_ends_as_if_it_had_not_been(pha
         time.sleep(moments.uniform(0, 8))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        positions.append((state(run).epoch, state(run).step) if (run / "checkpoints").exists() else (0, 0))
+        saved = state(run) if (run / "checkpoints").exists() else None  # killed before its first state
+        positions.append((saved.epoch, saved.step) if saved else (0, 0))
     assert positions == sorted(positions)
     assert train.main(argv(phantoms, run)) == 0
     assert_same_end(run, trained)

@@ -51,6 +51,23 @@ def test_pixels_are_repeated_bit_for_bit_as_the_library_does(dtype):
     np.testing.assert_array_equal(Repeat2D(dtype=dtype)(images).numpy(), expected.numpy())
 
 
+def test_gradients_of_repeated_pixels_are_the_librarys():
+    images = tf.constant(np.random.default_rng(0).normal(0, 1, (2, 3, 5, 7)).astype(np.float32))
+    found = []
+    for layer in (tf.keras.layers.UpSampling2D(2, dtype="float32"), Repeat2D(dtype="float32")):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(layer(images) ** 3 * tf.range(7.0))
+        found.append(tape.gradient(loss, images).numpy())
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_borders_are_added_by_convolutions_where_that_is_the_same(tiny):
+    """All but the one before the pooling and those before strided convolutions, on whose borders sides differ."""
+    left = [layer for layer in build_network(tiny).layers if isinstance(layer, tf.keras.layers.ZeroPadding2D)]
+    assert len(left) == 5
+
+
 def test_the_network_is_the_libraries_own(tiny, tmp_path):
     """Weights of the library's model, upsampling and all, give the same answer in ours."""
     theirs = segmentation_models.Unet(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from tf_liver.data.slices import SIZE_MULTIPLE, clip_hu, normalise, scale, target
-from tf_liver.data.touches import MARGIN, Touch, elastic, scanner
+from tf_liver.data.touches import MARGIN, Touch, elastic, left_twice, scanner
 from tf_liver.experiment import Experiment, replace
 
 # tf.data brings the threads; OpenCV's own would fight them for the same cores.
@@ -65,6 +65,7 @@ POLICIES = {
     "flip_rotate_intensity": Policy(flip_rotate, (scanner,)),
     "affine_intensity": Policy(affine, (scanner,)),
     "affine_intensity_elastic": Policy(affine, (elastic, scanner)),
+    "affine_intensity_left_twice": Policy(affine, (left_twice, scanner)),
 }
 
 

@@ -16,6 +16,7 @@ Touch = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray
 MARGIN = 0.5
 # The deformation is random at so many points across the slice, and smooth between them.
 _POINTS = 5
+_LEFT_TWICE = 0.25  # of the samples
 _DISPLACEMENT = 0.015  # standard deviation, in sides of the slice: 6 mm of 400
 
 
@@ -33,6 +34,21 @@ def elastic(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
         return cv2.remap(plane, across, down, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
     return _planewise(images, lambda plane: moved(plane, cv2.INTER_LINEAR)), moved(mask, cv2.INTER_NEAREST)
+
+
+def left_twice(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Show the patient's left half on both sides, once in four times: spleen, bowel, muscle where the liver would be.
+
+    Who has only seen slices with liver takes whatever lies on the right for liver, down to the pelvis
+    (experiments/LOG.md). Columns run from the patient's left to the right; labels follow.
+    """
+    if rng.random() >= _LEFT_TWICE:
+        return images, mask
+    middle = mask.shape[1] // 2 + int(rng.integers(-mask.shape[1] // 20, mask.shape[1] // 20 + 1))
+    # Beyond the mirror image of the left edge there is what the edge shows: air, as a rule.
+    source = np.abs(np.arange(mask.shape[1]) - middle + 0.5).astype(np.intp)  # distance from the middle, in pixels
+    columns = np.maximum(middle - 1 - source, 0)
+    return np.ascontiguousarray(images[:, columns]), np.ascontiguousarray(mask[:, columns])
 
 
 def scanner(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

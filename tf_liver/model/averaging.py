@@ -1,4 +1,4 @@
-"""The moving average of a network's weights: it swings less than they do from epoch to epoch, and scores better."""
+"""The moving average of a network's weights, which swings less than they do from epoch to epoch."""
 
 import tensorflow as tf
 

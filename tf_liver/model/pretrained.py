@@ -75,18 +75,22 @@ def _preprocessing(backbone: str) -> tuple[np.ndarray, np.ndarray]:
     return answers[1:] - answers[0], answers[0]
 
 
-def with_colours(network: tf.keras.Model, experiment: Experiment) -> tf.keras.Model:
-    """Return a functional model of three-channel pictures as one of slices: (B, H, W, 2n + 1), of fresh weights."""
-    config = network.get_config()
-    slot = config["layers"][0]
-    colours = Colours(experiment.backbone, experiment.neighbours, name=slot["name"], dtype="float32")
-    shape = (None, None, None, 2 * experiment.neighbours + 1)
-    image = {**slot, "name": "image", "config": {**slot["config"], "name": "image", "batch_input_shape": shape}}
-    between = {"class_name": "Colours", "config": colours.get_config(), "name": slot["name"]}
-    config["layers"][:1] = [image, {**between, "inbound_nodes": [[["image", 0, 0, {}]]]}]
-    config["input_layers"] = [["image", 0, 0]]
-    kinds = {type(layer).__name__: type(layer) for layer in network.layers}
-    return type(network).from_config(config, custom_objects={**kinds, "Colours": Colours})
+def with_colours(
+    network: tf.keras.Model, experiment: Experiment, copied: Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer]
+) -> tf.keras.Model:
+    """Return a copy of a functional model of three-channel pictures as one of slices: (B, H, W, 2n + 1).
+
+    copied: gives a fresh layer for each one, as of `clone_model`, which cannot put anything before the first.
+    """
+    image = tf.keras.Input((None, None, 2 * experiment.neighbours + 1), name="image")
+    colours = Colours(experiment.backbone, experiment.neighbours, name="colours", dtype="float32")
+    made = {id(network.input): colours(image)}
+    for layer in network.layers[1:]:  # sorted by depth
+        (node,) = layer.inbound_nodes
+        arguments = (node.call_args, node.call_kwargs)
+        args, kwargs = tf.nest.map_structure(lambda value: made.get(id(value), value), arguments)
+        made[id(node.outputs)] = copied(layer)(*args, **kwargs)
+    return tf.keras.Model(image, made[id(network.output)])
 
 
 @contextmanager
