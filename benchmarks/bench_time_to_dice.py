@@ -29,7 +29,6 @@ from common import PEERS, finish, run, say
 
 BATCH, WORKERS, RATE, WINDOW_HU = 8, 2, 1e-3, (-100, 250)
 TARGET, BAR = 0.90, 3.0
-UNTIL_BEST_CPU = {"image_size": 128, "batch_size": 8, "epochs": 40}
 
 
 class Watch:
@@ -224,12 +223,10 @@ CONTESTANTS: dict[str, Callable[[argparse.Namespace, int], dict[str, Any]]] = {
 
 def experiment_of(options: argparse.Namespace) -> Any:
     """Return the project's experiment, with overrides."""
-    from tf_liver.experiment import load, names, replace
+    from tf_liver.experiment import load, replace
 
     changes = dict(text.split("=", 1) for text in options.override)
     values = {name: ast.literal_eval(text) if text[0] in "-(.0123456789" else text for name, text in changes.items()}
-    if options.experiment == "best_cpu" and "best_cpu" not in names():
-        return replace(load("window"), **{**UNTIL_BEST_CPU, **values})
     return replace(load(options.experiment), **values)
 
 

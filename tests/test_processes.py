@@ -44,7 +44,7 @@ def test_a_signal_is_handed_on_and_the_end_waited_for(tmp_path, number):
     threading.Thread(target=send).start()
     with pytest.raises(KeyboardInterrupt):
         run_command([*PYTHON, LISTENS, str(tmp_path)])
-    assert (tmp_path / "got").read_text() == str(int(signal.SIGINT))
+    assert (tmp_path / "got").read_text() == str(int(signal.SIGTERM))
     assert signal.getsignal(number) == before
 
 

@@ -19,14 +19,15 @@ def test_a_number_that_is_none_is_refused():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_a_second_breaks_off(number):
+def test_a_signal_is_noted_and_ctrl_c_after_it_breaks_off(number):
     before = signal.getsignal(number)
     with Signals() as signals:
         assert not signals.received
         os.kill(os.getpid(), number)
         assert signals.received
+        os.kill(os.getpid(), signal.SIGTERM)  # from a scheduler, by two ways
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(number) == before
 
 

@@ -60,8 +60,8 @@ def run_command(argv: Sequence[str], held: int | None = None) -> int:
 
     held: a handle, such as that of a lock, that the command keeps open too.
 
-    Ctrl-C and SIGTERM are handed on, and its end is waited for: a training saves its state. If this process is killed
-    the command gets a SIGTERM (on Linux).
+    Ctrl-C and SIGTERM are handed on as a SIGTERM, and its end is waited for: a training saves its state. A second
+    signal is handed on as Ctrl-C. If this process is killed the command gets a SIGTERM (on Linux).
 
     Raises:
         KeyboardInterrupt: after it has ended, if there was a signal.
@@ -79,7 +79,7 @@ def run_command(argv: Sequence[str], held: int | None = None) -> int:
     def hand_on(number: int, _: object) -> None:
         received.append(number)
         if child:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGINT)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -92,7 +92,7 @@ def run_command(argv: Sequence[str], held: int | None = None) -> int:
             pass_fds=() if held is None else (held,),
         )
         if received:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGTERM)
         code = child.wait()
     finally:
         for number, handler in before.items():

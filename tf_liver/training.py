@@ -238,7 +238,10 @@ def _named_errors(cluster: Cluster) -> Iterator[None]:
 
 
 class Signals:
-    """Notes Ctrl-C and SIGTERM instead of breaking off in the middle of something; a second Ctrl-C breaks off."""
+    """Notes Ctrl-C and SIGTERM instead of breaking off in the middle of something; a second Ctrl-C breaks off.
+
+    A second SIGTERM does not: a scheduler sends it to us and to the command that started us, which hands it on.
+    """
 
     received = False
 
@@ -251,6 +254,6 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.received:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = True
