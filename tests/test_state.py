@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf_liver.experiment import ADDED
-from tf_liver.state import State, StateError, difference, newest_state, read_state, save_state
+from tf_liver.state import State, StateError, difference, newest_state, read_state, remove_leftovers, save_state
 
 FACTS = {"experiment": {"backbone": "resnet18", "window_hu": [-100.0, 250.0]}, "seed": 0}
 
@@ -139,3 +139,11 @@ def test_row_52_killed_in_the_middle_of_saving(tmp_path, kills):
         assert found.file_name >= names[-1]
         assert same(found, make(0, found.step, size=300_000))
         assert not list(folder.glob("damaged-*"))
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    kept = ["best.weights.h5", "hashes.json", "state-000001-000000.npz"]
+    for name in [*kept, *(f".abc123.{name}" for name in kept)]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept

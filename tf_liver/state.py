@@ -127,8 +127,9 @@ def newest_state(folder: Path) -> State | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half-written."""
-    for path in folder.glob(".*.state-*.npz"):
-        path.unlink()
+    for kind in ("state-*.npz", "*.weights.h5", "hashes.json"):
+        for path in folder.glob(f".*.{kind}"):
+            path.unlink()
 
 
 def _complete(facts: dict[str, Any]) -> dict[str, Any]:
