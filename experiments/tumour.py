@@ -9,8 +9,8 @@ steered, and its best weights are chosen, by the mean of the Dice of liver and t
     make train EXP=tumour DATA=… FOLD=4 ARGS="--image-size 128 --backbone resnet18 --batch-size 4 --epochs 5 \\
         --schedule cosine --batch-norm-momentum 0.9 --tumour-ratio 10"        # two cores, 5 minutes
 
-Came out (the last command, two seeds): liver 0.94, tumour 0.33 and 0.36 on the patient held out, at most 1 of 12 lesions
-found. Three classes instead of two regions: tumour 0.00 and 0.03. More: experiments/LOG.md.
+Came out (the last command, two seeds): liver 0.94, tumour 0.33 and 0.36 on the patient held out, with 1 and 0 of 12
+lesions found. Three classes instead of two regions: tumour 0.00 and 0.03. More: experiments/LOG.md.
 """
 
 from tf_liver.experiment import load, replace
