@@ -1,11 +1,12 @@
-"""What steers a training goes on where it stood when it is told the epochs so far again."""
+"""What steers a training goes on where it stood when it is told the epochs again; what shows it shows the right slice."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tf_liver.callbacks import steering
+from tf_liver.callbacks import Overlays, steering
 from tf_liver.experiment import replace
 from tf_liver.history import MONITOR
 
@@ -40,3 +41,17 @@ def test_rate_and_patience(tiny, worse, rate, stop):
 
 def test_without_plateau_and_patience_nothing_steers(tiny):
     assert steering(replace(tiny, schedule="cosine", early_stopping=0)) == []
+
+
+def test_tensorboard_shows_the_slice_between_its_neighbours(tmp_path):
+    images = np.zeros((4, 32, 32, 3), np.float32) + np.array([0.2, 0.6, 0.9], np.float32)
+    model = tf.keras.Sequential([tf.keras.layers.Conv2D(1, 1, bias_initializer=tf.keras.initializers.Constant(-9))])
+    model.build((None, 32, 32, 3))
+    overlays = Overlays(str(tmp_path), tf.data.Dataset.from_tensors((images, np.zeros((4, 32, 32, 1), np.uint8))))
+    model.layers[0].kernel.assign(tf.zeros_like(model.layers[0].kernel))
+    overlays.set_model(model)
+    overlays.on_epoch_end(0)
+    (file,) = tmp_path.glob("*tfevents*")
+    (value,) = (value for event in tf.compat.v1.train.summary_iterator(str(file)) for value in event.summary.value)
+    for png in value.tensor.string_val[2:]:  # after width and height
+        assert (tf.io.decode_png(png).numpy() == round(0.6 * 255)).all()

@@ -82,6 +82,7 @@ class Overlays(tf.keras.callbacks.Callback):
     def __init__(self, folder: str, validation: tf.data.Dataset) -> None:
         super().__init__()
         self._images, self._masks = next(iter(validation.unbatch().batch(OVERLAYS)))
+        self._middle = self._images.shape[-1] // 2  # the slice itself, between its neighbours
         self._writer = tf.summary.create_file_writer(folder)
 
     def set_model(self, model: tf.keras.Model) -> None:
@@ -96,7 +97,7 @@ class Overlays(tf.keras.callbacks.Callback):
         with self._writer.as_default(step=epoch):
             for n, tag in enumerate(TAGS[: probability.shape[-1]]):
                 pictures = [
-                    overlay(image[..., 0], label[..., 0] > n, found[..., n] >= THRESHOLD)
+                    overlay(image[..., self._middle], label[..., 0] > n, found[..., n] >= THRESHOLD)
                     for image, label, found in zip(self._images.numpy(), self._masks.numpy(), probability, strict=True)
                 ]
                 tf.summary.image(tag, np.stack(pictures), max_outputs=OVERLAYS)

@@ -1,7 +1,6 @@
 """Segment scans: NIfTI files or DICOM series in, label maps on the scans' own grids and statistics out."""
 
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tf_liver.command import (
 )
 from tf_liver.data.scans import find_scans, name_of_scan
 from tf_liver.ensemble import check_mirrored, load_together, open_runs
+from tf_liver.files import require_writable
 from tf_liver.runs import RUNS, Run
 
 
@@ -127,13 +127,6 @@ def in_words(statistics: dict[str, Any]) -> str:
     if statistics["tumour_count"] is not None:
         text += f", {statistics['tumour_count']} tumours of {statistics['tumour_ml']:.1f} ml"
     return text
-
-
-def require_writable(folder: Path) -> None:
-    """Raise the OSError of a new file in the folder, or where it will be made, before any work is done."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    with tempfile.TemporaryFile(dir=there):
-        pass
 
 
 def label_map_paths(scans: Sequence[Path], folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,13 +178,6 @@ def evaluation_name(checkpoint: str, other_data: Path | None) -> str:
     """Return the name of an evaluation's folder: evaluation, with -last and the name of other data where they apply."""
     parts = ["last"] * (checkpoint == "last") + ([other_data.resolve().name] if other_data else [])
     return "-".join(["evaluation", *parts])
-
-
-def require_writable(root: Path) -> None:
-    """Make the folder of runs where there is none, and raise the OSError of a new file in it at once."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=root):
-        pass
 
 
 def _versions() -> dict[str, Any]:

@@ -23,9 +23,10 @@ from tf_liver.command import (
 from tf_liver.data.build import PREPARED
 from tf_liver.data.cases import DEFAULT_DATA
 from tf_liver.experiment import replace
+from tf_liver.files import require_writable
 from tf_liver.history import MONITOR, best_row
 from tf_liver.plan import Plan, locked, make_plan, run_to_go_on
-from tf_liver.runs import RUNS, Run, require_writable
+from tf_liver.runs import RUNS, Run
 
 STRATEGIES = ("auto", "none", "mirrored", "multiworker")
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_liver.callbacks import steering
 from tf_liver.data.pipeline import data_error
 from tf_liver.data.source import Source
-from tf_liver.experiment import ADDED, Experiment
+from tf_liver.experiment import Experiment
 from tf_liver.history import MONITOR, Row, best_row, write_log
 from tf_liver.model.steps import Steps
 from tf_liver.runs import Run
@@ -62,8 +62,6 @@ class Training:
                 raise StateError(f"{self.run.path}: the run has been trained, but its states are gone")
             self._save()
             return
-        # Fields that came after the state was saved: it was trained as all were then.
-        found.facts["experiment"] = {**ADDED, **found.facts["experiment"]}
         found.check(self.state.facts, self.state.names, [tuple(v.shape) for v in self.steps.variables()])
         self.steps.write(found.arrays, self.cluster.is_chief)
         self.state = found
