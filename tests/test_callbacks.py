@@ -1,4 +1,4 @@
-"""What steers a training goes on where it stood when it is told the epochs again; what shows it shows the right slice."""
+"""What steers a training stands where it stood once it is told the epochs again; pictures are of the slice itself."""
 
 import numpy as np
 import pytest

@@ -73,7 +73,9 @@ class TrainOptions:
     xla: bool = option(
         False, "compile the steps with XLA; half as fast on CPUs (benchmarks/README.md), one device only"
     )
-    deterministic: bool = option(False, "the same bits again on the same machine, on a GPU too, where it costs speed")
+    deterministic: bool = option(
+        False, "the same bits again on the same machine, on a GPU too, where it may cost speed"
+    )
     mlflow: Optional[str] = option(
         None, "folder or address of an MLflow store to write to as well; needs the extra mlflow"
     )
