@@ -1,4 +1,4 @@
-"""What tests are made small with: a scan of any voxels, and a training of seconds."""
+"""What tests are made small with: a scan of any voxels, a training of seconds, and what batches hold."""
 
 import gzip
 from pathlib import Path
@@ -25,3 +25,12 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None
     else:
         path.write_bytes(data)
     return path
+
+
+def samples(dataset):
+    """Every image and mask of a dataset of batches, as bytes."""
+    return [
+        (i.tobytes(), m.tobytes())
+        for images, masks in dataset.as_numpy_iterator()
+        for i, m in zip(images, masks, strict=True)
+    ]

@@ -9,6 +9,11 @@ from tf_liver.experiment import MIRRORING
 from tf_liver.folds import opened_as_runs
 from tf_liver.runs import Run
 
+RUNS_MEANT = (
+    "run folder, or several (or a cross-validation's folder) whose probabilities are averaged; "
+    "without it the latest one"
+)
+
 
 def open_runs(folders: Sequence[Path], checkpoint: str) -> list[Run]:
     """Return the runs in some folders, each a run or a cross-validation, that may answer together.

@@ -22,7 +22,7 @@ from tf_liver.command import (
 )
 from tf_liver.data import LIVERS
 from tf_liver.data.cases import Case, find_cases
-from tf_liver.ensemble import held_out_cases, load_together, open_runs
+from tf_liver.ensemble import RUNS_MEANT, held_out_cases, load_together, open_runs
 from tf_liver.runs import RUNS, Run, evaluation_name
 
 
@@ -31,12 +31,7 @@ class EvaluateOptions:
     """What to score, or to compare."""
 
     run: Optional[List[Path]] = option(  # noqa: UP006
-        None,
-        "run folder, or several (or a cross-validation's folder) whose probabilities are averaged; "
-        "without it the latest one",
-        args=["run"],
-        nargs="*",
-        type=Path,
+        None, RUNS_MEANT, args=["run"], nargs="*", type=Path
     )
     data: Optional[Path] = option(
         None, "another Task03_Liver folder: all its cases but the runs' training cases are scored"

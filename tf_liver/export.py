@@ -8,7 +8,7 @@ from typing import List, Optional  # noqa: UP035  argparse-dataclass 2.0.0 reads
 
 from tf_liver.command import DONE, check_option, command, debug_option, option, parse, quiet_tensorflow
 from tf_liver.data.slices import neighbourhood
-from tf_liver.ensemble import open_runs
+from tf_liver.ensemble import RUNS_MEANT, open_runs
 from tf_liver.experiment import replace
 from tf_liver.runs import RUNS, Run
 from tf_liver.serving.wire import require_serving_api
@@ -19,12 +19,7 @@ class ExportOptions:
     """What to export, and where to."""
 
     run: Optional[List[Path]] = option(  # noqa: UP006
-        None,
-        "run folder, or several (or a cross-validation's folder) whose probabilities are averaged; "
-        "without it the latest one",
-        args=["run"],
-        nargs="*",
-        type=Path,
+        None, RUNS_MEANT, args=["run"], nargs="*", type=Path
     )
     checkpoint: str = option("best", "best by the Dice of the held-out slices, or last", choices=["best", "last"])
     output: Path = option(Path("export"), "folder under which tf_liver/<version>/ appears")

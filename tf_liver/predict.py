@@ -19,7 +19,7 @@ from tf_liver.command import (
     quiet_tensorflow,
 )
 from tf_liver.data.scans import find_scans, name_of_scan
-from tf_liver.ensemble import check_mirrored, load_together, open_runs
+from tf_liver.ensemble import RUNS_MEANT, check_mirrored, load_together, open_runs
 from tf_liver.files import require_writable
 from tf_liver.runs import RUNS, Run
 
@@ -33,11 +33,7 @@ class PredictOptions:
     )
     output: Path = option(Path("predictions"), "folder of the results", args=["-o", "--output"])
     run: Optional[List[Path]] = option(  # noqa: UP006
-        None,
-        "run folder, or several (or a cross-validation's folder) whose probabilities are averaged; "
-        "without it the latest one",
-        nargs="+",
-        type=Path,
+        None, RUNS_MEANT, nargs="+", type=Path
     )
     checkpoint: str = option("best", "best by the Dice of the held-out slices, or last", choices=["best", "last"])
     tta: bool = option(False, "average over mirror images of each slice too: four times the work")

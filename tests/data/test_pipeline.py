@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import write_nifti
+from small import samples, write_nifti
 
 from tf_liver.data import DataError, DataWarning, pipeline
 from tf_liver.data.augment import POLICIES, Augmenter, WarpAugmenter, widened
@@ -26,18 +26,6 @@ from tf_liver.data.store import SliceStore
 from tf_liver.experiment import replace
 
 
-@pytest.fixture(scope="module")
-def index(phantoms):
-    return index_labels(find_cases(phantoms), workers=2)
-
-
-@pytest.fixture(scope="module")
-def store(phantoms, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare(find_cases(phantoms), folder, workers=1)
-    return SliceStore(folder, find_cases(phantoms))
-
-
 @pytest.fixture(params=["streamed", "stored"])
 def training(request, index, store):
     """Training batches of an experiment by either way: (experiment, seed, workers) → dataset."""
@@ -51,14 +39,6 @@ def training(request, index, store):
             return stored_batches(store, experiment, seed, workers, load=load)
 
         yield stored
-
-
-def samples(dataset):
-    return [
-        (i.tobytes(), m.tobytes())
-        for images, masks in dataset.as_numpy_iterator()
-        for i, m in zip(images, masks, strict=True)
-    ]
 
 
 def test_the_index_holds_the_positive_slices(index, store):

@@ -6,43 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import samples
 
 from tf_liver.data.augment import Augmenter, WarpAugmenter
-from tf_liver.data.build import prepare
-from tf_liver.data.cases import find_cases
-from tf_liver.data.index import SliceIndex, epoch_length, epoch_samples, index_labels, steps_per_epoch
+from tf_liver.data.index import SliceIndex, epoch_length, epoch_samples, steps_per_epoch
 from tf_liver.data.loader import LoaderProcesses, SliceLoader
 from tf_liver.data.nifti import read_label
 from tf_liver.data.pipeline import stored_batches, stored_validation, streamed_batches
 from tf_liver.data.slices import has_tumour, target
-from tf_liver.data.store import SliceStore
 from tf_liver.experiment import replace
-
-
-@pytest.fixture(scope="module")
-def index(phantoms):
-    return index_labels(find_cases(phantoms), workers=2)
-
-
-@pytest.fixture(scope="module")
-def store(phantoms, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    prepare(find_cases(phantoms), folder, workers=1)
-    return SliceStore(folder, find_cases(phantoms))
 
 
 @pytest.fixture(scope="module")
 def seeking(tiny):
     """An experiment that learns tumours, and draws their slices 2.5 times."""
     return replace(tiny, task="tumour", tumour_ratio=1.5, epochs=2)
-
-
-def samples(dataset):
-    return [
-        (i.tobytes(), m.tobytes())
-        for images, masks in dataset.as_numpy_iterator()
-        for i, m in zip(images, masks, strict=True)
-    ]
 
 
 def test_both_indices_know_the_slices_with_tumour(index, store):
