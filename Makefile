@@ -66,7 +66,7 @@ serve:  ## start TF Serving (docker compose) on EXPORT=export: gRPC on 8500, RES
 	docker compose -f "$(EXPORT)/compose.yaml" up $(ARGS)
 
 test: $(VENV)/.filled  ## the fast test suite
-	$(RUN) pytest -q $(ARGS)
+	$(RUN) pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.filled  ## the tests that take longer than a few seconds
 	$(RUN) pytest -q -m slow $(ARGS)
