@@ -76,9 +76,13 @@ def beside(predictor: Predictor, reference: Predictor, slices: np.ndarray) -> di
 
 
 def apart(predictor: Predictor, reference: Predictor, slices: np.ndarray) -> dict[str, float]:
-    """Return {"dice", "max_probability_difference"} between two predictors' answers for (B, H, W) float32 HU."""
+    """Return {"dice", "max_probability_difference"} between two predictors' answers for (B + 2n, H, W) float32 HU.
+
+    Of a tumour model, whose answers are (B, H, W, 2), the Dice of the region that is further apart.
+    """
     first, second = (np.asarray(each(slices)) for each in (predictor, reference))
+    regions = ([*np.moveaxis(each, -1, 0)] if each.ndim == 4 else [each] for each in (first, second))
     return {
-        "dice": dice_of(first >= THRESHOLD, second >= THRESHOLD),
+        "dice": min(dice_of(a >= THRESHOLD, b >= THRESHOLD) for a, b in zip(*regions, strict=True)),
         "max_probability_difference": float(np.abs(first - second).max()),
     }
