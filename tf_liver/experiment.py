@@ -64,27 +64,56 @@ class Experiment:
     task: str = _setting(
         "what is looked for: liver = labels 1 and 2 as one; tumour = the liver and, in it, label 2", choices=TASKS
     )
-    backbone: str = _setting("encoder of segmentation_models.Unet")
-    image_size: int = _setting(
-        "height and width that slices are resized to; 0 keeps the native size, padded to a multiple of 32",
-        low=0,
-        high=2048,
-    )
     normalisation: str = _setting(
         "clip_max: negatives to 0, each slice divided by its maximum; window: window_hu scaled to [0, 1]",
         choices=NORMALISATIONS,
     )
     window_hu: tuple[float, float] = _setting("low and high end of the HU window, for window")
+    image_size: int = _setting(
+        "height and width that slices are resized to; 0 keeps the native size, padded to a multiple of 32",
+        low=0,
+        high=2048,
+    )
+    neighbours: int = _setting(
+        "slices above and below each slice that the network sees as well, as channels: 2n + 1 of them", low=0, high=8
+    )
     negative_ratio: float = _setting(
         "liver-free slices that train for each liver slice; 0 trains on liver slices only", low=0.0, high=1000.0
     )
+    tumour_ratio: float = _setting(
+        "additional times that each slice with tumour is drawn in an epoch", low=0.0, high=1000.0
+    )
     augmentation: str = _setting("policy of tf_liver/data/augment.py", choices=AUGMENTATIONS)
+    backbone: str = _setting("encoder of segmentation_models.Unet")
+    encoder_weights: str = _setting(
+        "what the encoder begins with: none, imagenet, or a file of its weights without the top (.h5)"
+    )
+    decoder_dropout: float = _setting(
+        "share of the decoder's channels that are dropped before the last convolution", low=0.0, high=0.99
+    )
+    tumour_head: str = _setting(
+        "what a tumour model gives: regions = two sigmoids, liver with tumours and tumour; "
+        "classes = a softmax of background, liver, tumour",
+        choices=TUMOUR_HEADS,
+    )
+    batch_norm_momentum: float = _setting(
+        "how slowly batch normalisation's averages follow; 0.99 needs over 300 steps to settle",
+        low=0.0,
+        high=0.9999,
+    )
     loss: str = _setting(
         "bce: cross-entropy; dice: soft Dice; focal_tversky: for what is rare; bce_…: the sum of two", choices=LOSSES
     )
     batch_size: int = _setting("slices in a batch", low=1, high=65536)
     epochs: int = _setting("passes over the training slices", low=1, high=1_000_000)
+    optimizer: str = _setting("adam, or adamw with its weight_decay", choices=OPTIMIZERS)
+    weight_decay: float = _setting("share of each kernel that adamw takes off at learning rate 1", low=0.0, high=100.0)
     learning_rate: float = _setting("learning rate at the start", low=1e-12, high=100.0)
+    warmup_epochs: float = _setting(
+        "epochs, or a part of one, in which the learning rate rises from 0; the schedule comes after it",
+        low=0.0,
+        high=1_000_000,
+    )
     schedule: str = _setting(
         "learning rate: constant; plateau: halved when validation Dice stalls; cosine: to 0 at the last step",
         choices=SCHEDULES,
@@ -92,45 +121,16 @@ class Experiment:
     early_stopping: int = _setting(
         "epochs without a better validation Dice before training stops; 0 never stops", low=0, high=1_000_000
     )
-    batch_norm_momentum: float = _setting(
-        "how slowly batch normalisation's averages follow; 0.99 needs over 300 steps to settle",
+    averaging: float = _setting(
+        "decay of the moving average of the weights, which validates and is kept; 0 keeps the last step's",
         low=0.0,
-        high=0.9999,
+        high=0.99999,
     )
     precision: str = _setting("auto picks by hardware", choices=PRECISIONS)
     folds: int = _setting("folds of the cross-validation, by patient", low=2, high=1000)
     postprocessing: str = _setting(
         "what is mended in a whole label map: nothing; only the largest component stays; its holes are filled too",
         choices=POSTPROCESSING,
-    )
-    encoder_weights: str = _setting(
-        "what the encoder begins with: none, imagenet, or a file of its weights without the top (.h5)"
-    )
-    neighbours: int = _setting(
-        "slices above and below each slice that the network sees as well, as channels: 2n + 1 of them", low=0, high=8
-    )
-    tumour_head: str = _setting(
-        "what a tumour model gives: regions = two sigmoids, liver with tumours and tumour; "
-        "classes = a softmax of background, liver, tumour",
-        choices=TUMOUR_HEADS,
-    )
-    tumour_ratio: float = _setting(
-        "additional times that each slice with tumour is drawn in an epoch", low=0.0, high=1000.0
-    )
-    optimizer: str = _setting("adam, or adamw with its weight_decay", choices=OPTIMIZERS)
-    weight_decay: float = _setting("share of each kernel that adamw takes off at learning rate 1", low=0.0, high=100.0)
-    warmup_epochs: float = _setting(
-        "epochs, or a part of one, in which the learning rate rises from 0; the schedule comes after it",
-        low=0.0,
-        high=1_000_000,
-    )
-    averaging: float = _setting(
-        "decay of the moving average of the weights, which validates and is kept; 0 keeps the last step's",
-        low=0.0,
-        high=0.99999,
-    )
-    decoder_dropout: float = _setting(
-        "share of the decoder's channels that are dropped before the last convolution", low=0.0, high=0.99
     )
 
     def __new__(cls, **fields: Any) -> "Experiment":
