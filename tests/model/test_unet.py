@@ -105,7 +105,7 @@ class FakeGpu:
         ([(8, 0), (7, 5)], set(), "mixed_float16"),
         ([(6, 1)], {"amx_bf16"}, "float32"),
         ([], {"amx_bf16"}, "mixed_bfloat16"),
-        ([], {"avx512_bf16"}, "mixed_bfloat16"),
+        ([], {"avx512_bf16"}, "float32"),
         ([], {"avx2"}, "float32"),
     ],
 )
