@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-# What the kernel calls the instructions that make bfloat16 pay. AVX512-BF16 alone does not: it trains 0.62 times as fast
-# as float32 and predicts 0.75 times as fast (benchmarks/README.md).
+# What the kernel calls the instructions that make bfloat16 pay. AVX512-BF16 alone does not: it trains 0.62 times as
+# fast as float32 and predicts 0.75 times as fast (benchmarks/README.md).
 _CPU_BFLOAT16 = "amx_bf16"
 
 
