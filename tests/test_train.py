@@ -15,6 +15,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tf_liver import callbacks, evaluate, export, predict, train
 from tf_liver.experiment import ADDED
+from tf_liver.model import precision
 from tf_liver.runs import Run
 from tf_liver.state import newest_state, save_state
 
@@ -135,8 +136,11 @@ def test_results_of_other_data_and_checkpoints_lie_apart(trained, phantoms, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_keeps_its_precision_and_is_exported_in_float32_where_asked(trained, phantoms, tmp_path, capsys):
-    """The run says auto, and was trained on a machine that picked bfloat16."""
+def test_a_run_keeps_its_precision_and_is_exported_in_float32_where_asked(
+    trained, phantoms, tmp_path, capsys, monkeypatch
+):
+    """The run says auto, was trained on a machine that picked bfloat16, and meets another with AMX, as it believes."""
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"amx_bf16"})
     run = shutil.copytree(trained, tmp_path / "run")
     for name, old, new in (
         ("experiment.json", '"precision": "float32"', '"precision": "auto"'),

@@ -33,6 +33,10 @@ DONE, FAILED, REFUSED, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 _NVIDIA = Path("/dev/nvidia0")
 
 
+class WorkerGoneError(RuntimeError):
+    """Another worker of the same training is gone: TensorFlow's own way out may then wait for it for ever."""
+
+
 def option(default: Any, help: str, **metadata: Any) -> Any:
     """Return a dataclass field for argparse-dataclass, which shows no defaults in its help by itself."""
     # A switch is off by default; that of a True field is --no-…, beside which "True" would read wrong.
@@ -130,9 +134,14 @@ def command(main: Main) -> Main:
                 if "--debug" in arguments:
                     traceback.print_exc()
                 refused = isinstance(error, ValueError | OSError)
-                what = "" if refused or isinstance(error, ArithmeticError) else f"{type(error).__name__}: "
+                says_all = refused or isinstance(error, ArithmeticError | WorkerGoneError)
+                what = "" if says_all else f"{type(error).__name__}: "
                 hint = "" if refused else " (--debug shows where)"
                 print(f"error: {what}{one_line(error)}{hint}", file=sys.stderr)
+                if isinstance(error, WorkerGoneError):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(FAILED)  # files, lock and processes of ours are closed by now
                 return REFUSED if refused else FAILED
 
     return wrapped

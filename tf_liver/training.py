@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_liver.callbacks import steering
+from tf_liver.command import WorkerGoneError
 from tf_liver.data.pipeline import data_error
 from tf_liver.data.source import Source
 from tf_liver.experiment import Experiment
@@ -231,7 +232,7 @@ def _named_errors(cluster: Cluster) -> Iterator[None]:
             named = MemoryError(f"out of memory; a lower --batch-size or --image-size needs less ({named})")
         if cluster.workers > 1 and named is error:  # collectives fail in several ways when somebody has gone
             kind = type(error).__name__
-            raise RuntimeError(f"another worker is gone ({kind}); start all again with --run to go on") from error
+            raise WorkerGoneError(f"another worker is gone ({kind}); start all again with --run to go on") from error
         raise named from error
 
 
