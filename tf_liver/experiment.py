@@ -14,7 +14,7 @@ from typing import Any
 
 AUGMENTATIONS = (
     *("resize", "rotate", "flip_rotate", "affine"),
-    *("flip_rotate_intensity", "affine_intensity", "affine_intensity_elastic", "affine_intensity_left_twice"),
+    *("flip_rotate_intensity", "affine_intensity", "affine_intensity_elastic", "few_patients"),
 )
 MIRRORING = ("flip_rotate", "flip_rotate_intensity")  # after these a network knows mirror images
 LOSSES = ("bce", "dice", "bce_dice", "focal_tversky", "bce_focal_tversky")
