@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             work.train_and_score()
             work.score_together()
         except KeyboardInterrupt:
-            print(f"go on with: python -m tf_liver.crossval --run {shlex.quote(str(path))}", file=sys.stderr)
+            where = "" if options.run else f" --run {shlex.quote(str(path))}"
+            print(f"go on with: {command_line('crossval', argv)}{where}", file=sys.stderr)
             raise
         return report(work, options.workers)
 

@@ -19,7 +19,7 @@ class PrepareOptions:
     data: Path = option(DEFAULT_DATA, "Task03_Liver folder", args=["data"], nargs="?", type=Path)
     prepared: Path = option(PREPARED, "folder under which prepared slices are kept")
     workers: int = option(os.cpu_count() or 1, "processes that decode, each with one scan in memory")
-    check: bool = option(False, "also read every prepared slice and compare its checksum")
+    check: bool = option(False, "also read every scan and every prepared slice and compare their checksums")
     debug: bool = debug_option()
 
 

@@ -54,6 +54,10 @@ class Training:
         Raises:
             StateError: the states are damaged, or of another network or experiment.
         """
+        with _named_errors(self.cluster):
+            self._recall()
+
+    def _recall(self) -> None:
         found = newest_state(self._folder) if self.cluster.is_chief else None
         self.cluster.anybody([False])  # the chief may have had to set a damaged one aside
         found = found or newest_state(self._folder)

@@ -62,6 +62,13 @@ def test_whatever_was_done_the_network_sees_its_own_range(tiny, policy, size, no
     assert set(np.unique(masks)) == {0, 1}
 
 
+@pytest.mark.parametrize("size", [0, 32])
+def test_no_samples_make_an_empty_batch(tiny, size):
+    """As a shard gets where a last batch has fewer slices than there are shards."""
+    images, masks = WarpAugmenter(replace(tiny, image_size=size, neighbours=1)).batch([], 0)
+    assert (len(images), len(masks), images.shape[3], masks.shape[3]) == (0, 0, 3, 1)
+
+
 @pytest.mark.parametrize("policy", ["flip_rotate", "affine"])
 def test_image_and_mask_move_together(policy):
     rows, columns = np.mgrid[:50, :60]

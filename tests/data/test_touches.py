@@ -45,8 +45,10 @@ def test_each_kind_of_change_happens_and_some_samples_stay_as_they_are():
     brightened = np.array([abs(image[inside].mean() - LIVER) > 0.02 for image in images])
     blurred = np.array([image[30, 33, 0] > 0.05 for image in images])  # fat, two pixels from liver
     same = np.array([np.array_equal(image, cut) for image in images])
-    for happened in (noisy, brightened, blurred, same):
-        assert 0.04 < happened.mean() < 0.8
+    assert 0.28 < noisy.mean() < 0.5  # of 0.45 some are too faint to be seen, or blurred
+    assert 0.6 < brightened.mean() < 0.85  # by any of three, each in 0.45
+    assert 0.12 < blurred.mean() < 0.35
+    assert 0.02 < same.mean() < 0.1  # 0.55⁴ · 0.7²
 
 
 def test_neighbouring_slices_change_alike_but_for_noise():

@@ -62,6 +62,13 @@ def test_facts_do_not_depend_on_how_the_file_is_stored(tmp_path):
     assert facts.liver_ml == pytest.approx(expected.liver_ml)
 
 
+def test_copies_in_another_type_have_one_hash(tmp_path):
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
+    kinds = (np.int16, np.float32, np.float64)
+    cases = [a_case(tmp_path / kind.__name__, voxels=voxels.astype(kind)) for kind in kinds]
+    assert len({check_case(case)[0].voxel_hash for case in cases}) == 1
+
+
 def test_another_voxel_is_another_hash(tmp_path):
     facts = check_case(a_case(tmp_path / "1"))[0]
     voxels = np.full((4, 5, 6), 40, np.int16)

@@ -151,8 +151,43 @@ def test_row_43_constant_images_stay_finite(folder, tiny, capsys, normalisation,
     assert "warning: imagesTr/bad.nii.gz: HU looks clipped or scaled" in text
 
 
+def test_row_42_one_scan_under_two_patients_does_not_train(folder, tmp_path, tiny):
+    """The scans are copies to the byte: the prepared store knows their hashes."""
+    from tf_liver.data.source import open_source
+
+    for kind in ("imagesTr", "labelsTr"):
+        shutil.copy(folder / kind / "good.nii.gz", folder / kind / "twin.nii.gz")
+        (folder / kind / "bad.nii.gz").unlink()
+    split = choose_split(find_cases(folder), 2, 0)
+    with (
+        pytest.raises(
+            DataError, match=r"must not both train and be held out\. Received: (good and twin|twin and good)"
+        ),
+        open_source(folder, tmp_path / "prepared", split, tiny, 0, 1),
+    ):
+        pass
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [250, 768])
-def test_row_44_any_slice_size_is_trained_on_and_predicted_at_its_own_size(tmp_path, tiny, size):
+def test_row_44_any_slice_size_is_trained_on_at_its_own_size(tmp_path, size):
+    from tf_liver import train
+
+    for name in ("a", "b"):
+        image = (
+            np.random.default_rng(0 if name == "a" else 1).integers(-1000, 1000, (size, size - 9, 2)).astype(np.int16)
+        )
+        label = np.zeros(image.shape, np.uint8)
+        label[50:150, 60:160] = 1
+        write_nifti(tmp_path / "data" / "imagesTr" / f"{name}.nii.gz", image)
+        write_nifti(tmp_path / "data" / "labelsTr" / f"{name}.nii.gz", label)
+    argv = ["--experiment", "demo", "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--folds", "2"]
+    argv += ["--prepared", str(tmp_path / "prepared"), "--backbone", "resnet18", "--precision", "float32"]
+    assert train.main([*argv, "--image-size", "0", "--epochs", "1", "--batch-size", "2"]) == 0
+
+
+@pytest.mark.parametrize("size", [250, 768])
+def test_row_44_any_slice_size_is_predicted_at_its_own_size(tmp_path, tiny, size):
     from tf_liver.model.predictor import SlicePredictor
     from tf_liver.model.unet import build_network
 

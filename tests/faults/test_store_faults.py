@@ -156,6 +156,30 @@ def test_row_47_a_changed_source_is_noticed(built, data):
     assert whole(built, data)
 
 
+def test_row_47_a_store_that_is_built_anew_while_it_is_read_is_noticed(built, data):
+    """Read slices again, and slices of a file that was not open yet: neither come from the other scan."""
+    old, later = SliceStore(built, find_cases(data)), SliceStore(built, find_cases(data))
+    first = int(old.index.positives[1][0])
+    old.read(1, first)
+    test_row_47_a_changed_source_is_noticed(built, data)
+    for store in (old, later):
+        with pytest.raises(DataError, match=r"phantom_01\.images\.npy: was built anew, of other scans"):
+            store.read(1, first)
+    assert prepare(find_cases(data), built, workers=1) == []
+
+
+def test_row_47_check_looks_at_the_scans_themselves(built, data):
+    """Another scan of the same size and time."""
+    path = find_cases(data)[1].image
+    times = path.stat()
+    values = bytearray(path.read_bytes())
+    values[4] ^= 1  # gzip's time of its file: the voxels stay
+    path.write_bytes(values)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert prepare(find_cases(data), built, workers=1) == []
+    assert prepare(find_cases(data), built, workers=1, full=True) == ["phantom_01"]
+
+
 def test_row_47_a_source_that_was_only_touched_is_not_built_again(built, data):
     os.utime(find_cases(data)[1].image)
     before = record_path(built, "phantom_01").read_text()
@@ -193,6 +217,21 @@ def test_row_48_one_flipped_byte_is_detected_and_mended(built, data, kind, capsy
     # The next call finds it without being told to look: the reader has taken the manifest away.
     assert prepare(find_cases(data), built, workers=1) == ["phantom_03"]
     assert whole(built, data)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_row_48_a_flipped_bit_in_the_array_header_is_detected(built, data, kind):
+    """Big-endian values of the same bytes have the same CRC."""
+    path = built / f"phantom_03.{kind}.npy"
+    values = path.read_bytes()
+    path.write_bytes(
+        values.replace(b"'<i2'", b"'>i2'", 1) if kind == "images" else values.replace(b"'|u1'", b"'|i1'", 1)
+    )
+    assert path.read_bytes() != values
+    store = SliceStore(built, find_cases(data))
+    with pytest.raises(DataError, match=rf"phantom_03\.{kind}\.npy: must hold .* not [>|]i[12] of"):
+        store.read(3, int(store.index.positives[3][0]))
+    assert prepare(find_cases(data), built, workers=1) == ["phantom_03"]
 
 
 def test_row_48_check_finds_a_flipped_byte_that_nobody_has_read(built, data, capsys):
@@ -256,6 +295,12 @@ def test_row_51_a_finished_store_on_a_read_only_disk_is_used(built, data, tmp_pa
         subprocess.run(["mount", "-o", "remount,ro,bind", disk], check=True)
         assert prepare(find_cases(data), disk, workers=1) == []
         assert whole(disk, data)
+        spoilt = bytearray(images_path(built, "phantom_03").read_bytes())
+        spoilt[-1000] ^= 1
+        images_path(built, "phantom_03").write_bytes(spoilt)
+        store = SliceStore(disk, find_cases(data))
+        with pytest.raises(DataError, match=r"is damaged .*, and cannot be mended \(Read-only file system\)"):
+            store.read(3, store.index.depths[3] - 1)
     finally:
         subprocess.run(["umount", disk], check=True)
 

@@ -1,5 +1,6 @@
 """Encoders that begin with weights of three-channel pictures, and what is said where there are none."""
 
+import re
 import socket
 
 import numpy as np
@@ -148,6 +149,22 @@ def test_imagenet_without_network_names_file_hash_and_place(tiny, offline):
     with pytest.raises(ExperimentError, match="where there is another file"):
         build_network(experiment, offline=True)
     assert place.read_bytes() == b"another"
+
+
+def test_imagenet_whose_hash_the_library_does_not_know_names_file_and_place_too(tiny, offline):
+    """And takes what lies there, as long as it is of this encoder."""
+    experiment = replace(tiny, encoder_weights=IMAGENET, backbone=MOBILE)
+    wanted = r"(mobilenet_v2_\S+_no_top\.h5) from https.*, whose hash the library does not know, to be put at (\S+), "
+    with pytest.raises(ExperimentError, match=wanted + r"where there is none\. Received: --offline") as caught:
+        build_network(experiment, offline=True)
+    name, place = re.search(wanted, str(caught.value)).groups()
+    assert place == str(offline / "models" / name)
+    (offline / "models").mkdir(parents=True)
+    encoder = encoder_of(MOBILE)
+    encoder.save_weights(place)
+    network = build_network(experiment, offline=True)
+    kernel = network.get_layer("Conv1").get_weights()[0]
+    np.testing.assert_array_equal(kernel, encoder.get_layer("Conv1").get_weights()[0])
 
 
 def test_a_file_in_keras_folder_with_the_right_hash_is_taken_without_network(tiny, offline, encoder_file, monkeypatch):

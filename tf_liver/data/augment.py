@@ -210,7 +210,7 @@ class WarpAugmenter:
         to the largest.
         """
         if not self._size:
-            return _padded([self._at_native_size(*sample) for sample in samples])
+            return _padded([self._at_native_size(*sample) for sample in samples], 2 * self.neighbours + 1)
         shape, channels = (number, self._size, self._size), 2 * self.neighbours + 1
         images, masks = out or (np.empty((*shape, channels), np.float32), np.empty((*shape, 1), np.uint8))
         peaks = np.empty((number, 1, 1, channels), np.float32)
@@ -262,10 +262,10 @@ class WarpAugmenter:
         return kept
 
 
-def _padded(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Stack slices of unequal size, padded with background below and at the right."""
-    height, width = (max(image.shape[axis] for image, _ in samples) for axis in (0, 1))
-    images = np.zeros((len(samples), height, width, samples[0][0].shape[-1]), np.float32)
+def _padded(samples: list[tuple[np.ndarray, np.ndarray]], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stack slices of unequal size, perhaps none, padded with background below and at the right."""
+    height, width = (max((image.shape[axis] for image, _ in samples), default=SIZE_MULTIPLE) for axis in (0, 1))
+    images = np.zeros((len(samples), height, width, channels), np.float32)
     masks = np.zeros((len(samples), height, width, 1), np.uint8)
     for n, (image, mask) in enumerate(samples):
         images[n, : image.shape[0], : image.shape[1]] = image

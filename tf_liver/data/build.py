@@ -16,7 +16,7 @@ import xxhash
 from tf_liver import __version__, files
 from tf_liver.data import DataError
 from tf_liver.data.cases import Case
-from tf_liver.data.nifti import as_label, check_same_grid, iterate_slices, read_grid
+from tf_liver.data.nifti import as_label, check_same_grid, is_plain_int16, iterate_slices, read_grid
 from tf_liver.data.slices import foreground, has_tumour
 from tf_liver.data.store import (
     FORMAT,
@@ -51,8 +51,8 @@ def prepare(
 ) -> list[str]:
     """Bring a store up to date with the scans; return the case_ids that had to be built.
 
-    Cases that are there, whole and of unchanged sources stay as they are. `full` also reads every stored slice
-    and compares its CRC; that is done by itself when the last builder did not come to its end.
+    Cases that are there, whole and of unchanged sources stay as they are. `full` also reads every source and every
+    stored slice and compares hash and CRC; that is done by itself when the last builder did not come to its end.
 
     Raises:
         DataError: a scan that cannot be read, or too little space.
@@ -161,7 +161,7 @@ def _is_current(task: tuple[Case, bool], folder: Path) -> bool:
         return False
     for kind, path in (("image", case.image), ("label", case.label)):
         known = record["sources"][kind]
-        if all(known[key] == value for key, value in _facts(path).items()):
+        if not full and all(known[key] == value for key, value in _facts(path).items()):
             continue
         fresh = _source(path)
         if fresh["xxh3_128"] != known["xxh3_128"]:
@@ -188,8 +188,8 @@ def _is_whole(path: Path, dtype: str, crcs: list[int], shape: list[int], full: b
 def _announce(cases: Sequence[Case], folder: Path, workers: int, say: Callable[[str], None]) -> None:
     """Say what will be built, how large and how long, and refuse at once if it cannot fit."""
     grids = [read_grid(case.image) for case in cases]
-    # Images as int16, or as float32 where the file holds floats; labels, of liver slices only, at most a byte more.
-    size = sum(g.voxels.size * (5 if g.header.get_data_dtype().kind == "f" else 3) for g in grids)
+    # Images as int16 where they are stored so, else perhaps float32; labels, of liver slices only, at most a byte more.
+    size = sum(g.voxels.size * (3 if is_plain_int16(g.header) else 5) for g in grids)
     free = shutil.disk_usage(folder).free
     seconds = size / CORE_BYTES_PER_S / min(workers, len(cases))
     time = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -92,7 +92,7 @@ def iterate_slices(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """
     with _open(path) as (stream, header):
         to_canonical = io_orientation(header.get_best_affine())
-        if to_canonical[2, 0] == 2 and _is_plain(header):
+        if to_canonical[2, 0] == 2 and is_plain_int16(header):
             *plane, depth = header.get_data_shape()
             flips = [slice(None, None, int(way)) for way in to_canonical[:2, 1]]
             swapped = to_canonical[0, 0] == 1
@@ -104,7 +104,7 @@ def iterate_slices(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     yield from enumerate(read_volume(path).slices)
 
 
-def _is_plain(header: Any) -> bool:
+def is_plain_int16(header: Any) -> bool:
     """Say whether the stored values are HU that fit int16 as they are."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     return (slope == 0 or (slope == 1 and inter == 0)) and header.get_data_dtype() in (np.int16, np.uint8, np.int8)
@@ -228,7 +228,7 @@ def _read_to_the_end(stream: Any, path: Path) -> None:
 
 def _scaled(raw: np.ndarray, header: Any, path: Path) -> np.ndarray:
     """Apply slope and intercept once; whole numbers of 16 bits or less where that is exact, otherwise float32."""
-    if _is_plain(header):
+    if is_plain_int16(header):
         return raw.astype(raw.dtype.newbyteorder("="), copy=False)
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # the NIfTI-1 standard: a slope of 0 means unscaled

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from tf_liver.data import pipeline
+from tf_liver.data import DataError, pipeline
 from tf_liver.data.build import default_folder, prepare
 from tf_liver.data.cases import Split
 from tf_liver.data.index import SliceIndex, epoch_length, index_labels, steps_per_epoch
@@ -78,6 +78,9 @@ def open_source(
     folder = default_folder(data, prepared)
     prepare([*split.train, *split.held_out], folder, workers)
     stores = SliceStore(folder, split.train), SliceStore(folder, split.held_out)
+    for twin in stores[0].sources.keys() & stores[1].sources.keys():
+        ours, theirs = (store.sources[twin] for store in stores)
+        raise DataError(f"{data}: a scan must not both train and be held out. Received: {ours} and {theirs} alike")
     with pipeline.training_loader(stores[0], experiment, workers) as load:
         training = partial(pipeline.stored_batches, stores[0], experiment, seed, workers, load=load)
         validation = partial(pipeline.stored_validation, stores[1], experiment)

@@ -15,7 +15,6 @@ reader reads single slices instead, so that memory does not grow with the data a
 rather than a SIGBUS.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -96,16 +95,18 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 class _Slices:
-    """The slices of one .npy file, read singly and checked against their CRC when first read."""
+    """The slices of one .npy file of a case, read singly and checked against their CRC when first read."""
 
-    def __init__(self, path: Path, crcs: Sequence[int]) -> None:
-        self._path, self._crcs = path, crcs
+    def __init__(self, path: Path, record: dict[str, Any], crcs: Sequence[int], dtype: str) -> None:
+        self._path, self._record, self._crcs = path, record, crcs
+        shape = (len(crcs), *record["shape"][1:])
         try:
+            self._inode = path.stat().st_ino
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise self._damaged(f"must be a plain .npy array ({error})") from error
-        if array.ndim != 3 or len(array) != len(crcs):
-            raise self._damaged(f"must hold {len(crcs)} slices, not the shape {array.shape}")
+        if array.dtype.str != np.dtype(dtype).str or array.shape != shape:
+            raise self._damaged(f"must hold {dtype} of shape {shape}, not {array.dtype.str} of {array.shape}")
         self.shape, self.dtype, self._offset = array.shape[1:], array.dtype, array.offset
         self._checked = np.zeros(len(crcs), bool)
 
@@ -123,16 +124,22 @@ class _Slices:
         handle = os.open(self._path, os.O_RDONLY)
         try:
             got = os.preadv(handle, [values.data], self._offset + z * values.nbytes)
+            same_file = os.fstat(handle).st_ino == self._inode
         finally:
             os.close(handle)
-        if got < values.nbytes or not (self._checked[z] or slice_crc(values) == self._crcs[z]):
+        if not same_file or got < values.nbytes or not (self._checked[z] or slice_crc(values) == self._crcs[z]):
             raise self._damaged(f"slice {z} is damaged (its CRC-32 differs)")
         self._checked[z] = True
 
     def _damaged(self, what: str) -> DataError:
         """Return the error; without the manifest the next `prepare` looks at every slice and mends this one."""
-        with contextlib.suppress(OSError):
-            (self._path.parent / MANIFEST).unlink()
+        folder = self._path.parent
+        if seal_of(folder, self._record["case_id"]) != self._record["seal"]:
+            return DataError(f"{self._path}: was built anew, of other scans, while it was being read; start again")
+        try:
+            (folder / MANIFEST).unlink(missing_ok=True)
+        except OSError as error:
+            return DataError(f"{self._path}: {what}, and cannot be mended ({error.strerror}); build another --prepared")
         return DataError(f"{self._path}: {what}; `prepare` builds it again")
 
 
@@ -169,6 +176,11 @@ class SliceStore:
             raise DataError(f"{self._folder}: case {case.case_id} is not prepared; run `prepare` first")
         return record
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Hash of each image's file → its case_id."""
+        return {record["sources"]["image"]["xxh3_128"]: record["case_id"] for record in self._records}
+
     def read(self, case: int, z: int, neighbours: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return a slice in HU and its label map, (height, width) uint8, in buffers of the calling thread.
 
@@ -179,16 +191,16 @@ class SliceStore:
             DataError: the slice on disk is damaged.
         """
         record, case_id = self._records[case], self._cases[case].case_id
-        images = self._slices(images_path(self._folder, case_id), record["image_crc32"])
+        images = self._slices(images_path(self._folder, case_id), record, record["image_crc32"], record["dtype"])
         image = images.read(neighbourhood(z, z + 1, neighbours, record["shape"][0]).tolist(), self._image)
         rank = self._rank[case].get(z)
         if rank is None:
             return image, np.zeros(images.shape, np.uint8)
-        labels = self._slices(labels_path(self._folder, case_id), record["label_crc32"])
+        labels = self._slices(labels_path(self._folder, case_id), record, record["label_crc32"], "uint8")
         return image, labels.read([rank], self._label)[0]
 
-    def _slices(self, path: Path, crcs: Sequence[int]) -> _Slices:
+    def _slices(self, path: Path, record: dict[str, Any], crcs: Sequence[int], dtype: str) -> _Slices:
         with self._lock:
             if path not in self._open:
-                self._open[path] = _Slices(path, crcs)
+                self._open[path] = _Slices(path, record, crcs, dtype)
             return self._open[path]

@@ -11,8 +11,8 @@ import numpy as np
 
 Touch = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
-# Of the window's width, at both ends: what `scanner` must see of the values that the window cuts off. A bone that is
-# darkened stays as bright as the window goes, as it would in a scan of that scanner.
+# Of the window's width, at both ends: what `scanner` must see of the values that the window cuts off. Bone made 0.6
+# times as bright then stays as bright as the window goes, as it would in a scan of that scanner.
 MARGIN = 0.7
 # The deformation is random at so many points across the slice, and smooth between them.
 _POINTS = 5
@@ -72,7 +72,7 @@ def erase(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tup
 
 def thin(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Show the slice itself in place of its neighbours, three times in ten: so thin are the slices of other scans."""
-    if rng.random() >= _THIN:
+    if images.shape[-1] == 1 or rng.random() >= _THIN:
         return images, mask
     middle = images.shape[-1] // 2
     return np.repeat(images[..., middle : middle + 1], images.shape[-1], axis=-1), mask

@@ -150,10 +150,10 @@ def histogram(values_hu: np.ndarray) -> Counter[int]:
 
 
 def _hash(slices: np.ndarray) -> str:
-    """Return a hash of shape and values on the canonical grid, equal for copies stored along other axes."""
-    digest = hashlib.blake2b(repr((slices.shape, slices.dtype.str)).encode(), digest_size=16)
+    """Return a hash of shape and values on the canonical grid, equal for copies along other axes or in other types."""
+    digest = hashlib.blake2b(repr(slices.shape).encode(), digest_size=16)
     for one in slices:
-        digest.update(np.ascontiguousarray(one).data)
+        digest.update(np.ascontiguousarray(one, np.float32).data)
     return digest.hexdigest()
 
 
