@@ -16,6 +16,7 @@ from crossvalidations import copied, write_crossvalidation
 from small import TINY
 
 from tf_liver import crossval, evaluate, files
+from tf_liver.fold_work import Work
 from tf_liver.folds import CrossValidation, Member, locked, opened_as_runs
 from tf_liver.runs import Run, RunError
 
@@ -180,6 +181,22 @@ def test_one_at_a_time(tmp_path):
         pass
 
 
+def test_who_interrupts_it_is_told_the_whole_line_that_goes_on(phantoms, tmp_path, capsys, monkeypatch):
+    """With what is scored beside it, and with the folder that was made."""
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Work, "train_and_score", interrupted)
+    argv = ["--experiment", "demo", "--data", str(phantoms), "--folds", "2", "--also", str(phantoms)]
+    assert crossval.main([*argv, "--runs", str(tmp_path)]) == 130
+    (made,) = tmp_path.iterdir()
+    expected = f"go on with: python -m tf_liver.crossval {' '.join(argv)} --runs {tmp_path} --run {made}"
+    assert expected in capsys.readouterr().err
+    assert crossval.main([*argv, "--run", str(made)]) == 130
+    assert f"go on with: python -m tf_liver.crossval {' '.join(argv)} --run {made}\n" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_killed_at_many_points_and_gone_on_with(phantoms, tmp_path):
     """Kills of the command alone: what it had started saves its state, and the same line goes on to the end."""
@@ -206,3 +223,11 @@ def test_killed_at_many_points_and_gone_on_with(phantoms, tmp_path):
         log = rows_of(tmp_path / "cv" / f"fold_{fold}-seed_0" / "log.csv")
         assert [row["epoch"] for row in log] == ["0", "1"]
     assert Run.open(tmp_path / "cv" / "fold_1-seed_0").experiment.folds == 2
+    # What is trained and scored is not touched again.
+    whole = tmp_path / "cv"
+    kept = [
+        whole / f"fold_{fold}-seed_0" / name for fold in (0, 1) for name in ("log.csv", "evaluation-last/metrics.csv")
+    ]
+    before = [path.stat().st_mtime_ns for path in kept], CrossValidation.open(whole).table["runs"]
+    assert subprocess.run(argv, capture_output=True).returncode == 1
+    assert ([path.stat().st_mtime_ns for path in kept], CrossValidation.open(whole).table["runs"]) == before
