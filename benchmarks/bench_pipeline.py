@@ -138,7 +138,7 @@ def monai(data: Path, prepared: Path, seconds: float, persistent: bool) -> dict[
             T.RandFlipd(keys, prob=0.5, spatial_axis=1),
         ]
     )
-    dataset: Any = None
+    dataset: Any
     if not persistent:
         dataset = CacheDataset(items, steps, num_workers=WORKERS, progress=False)
     else:

@@ -148,10 +148,14 @@ def test_row_46_kill_9_in_the_middle(data, tmp_path):
     assert finished_early < 3
 
 
-def test_row_47_a_changed_source_is_noticed(built, data):
+def change_source(data):
     case = find_cases(data)[1]
     shutil.copy(find_cases(data)[0].image, case.image)
     shutil.copy(find_cases(data)[0].label, case.label)
+
+
+def test_row_47_a_changed_source_is_noticed(built, data):
+    change_source(data)
     assert prepare(find_cases(data), built, workers=1) == ["phantom_01"]
     assert whole(built, data)
 
@@ -161,7 +165,8 @@ def test_row_47_a_store_that_is_built_anew_while_it_is_read_is_noticed(built, da
     old, later = SliceStore(built, find_cases(data)), SliceStore(built, find_cases(data))
     first = int(old.index.positives[1][0])
     old.read(1, first)
-    test_row_47_a_changed_source_is_noticed(built, data)
+    change_source(data)
+    assert prepare(find_cases(data), built, workers=1) == ["phantom_01"]
     for store in (old, later):
         with pytest.raises(DataError, match=r"phantom_01\.images\.npy: was built anew, of other scans"):
             store.read(1, first)

@@ -57,7 +57,7 @@ def erase(images: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tup
     """Put a box of one grey value into the slice, three times in ten; what it covers is no liver (Zhong et al. 2020).
 
     Sides of 0.1 to 0.35 of the slice. The rest of the liver has to be known without what was covered, and the box
-    lies where liver is expected without being it: fewer other organs are claimed (experiments/LOG.md).
+    lies where liver is expected without being it. What it is worth elsewhere: experiments/LOG.md.
     """
     if rng.random() >= _ERASED:
         return images, mask
