@@ -7,8 +7,8 @@ Expectation: better than `best_cpu` wherever other parts of the body are in the 
 
     make train EXP=best                           # about 600,000 samples: hours on one GPU
 
-Came out: nothing yet. It has not been trained on a GPU, and no number is claimed; that an earlier form of it trains
-was seen at 64² on phantoms.
+Came out: nothing yet. It has not been trained on a GPU, and no number is claimed; that it trains was seen
+at 64² on phantoms.
 """
 
 from tf_liver.experiment import load, replace
