@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # The umask can only be read by setting it, for all threads: once, on import, before there are any.
 _UMASK = os.umask(0o077)
@@ -55,6 +57,26 @@ def fsync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+class HashingFile(io.FileIO):
+    """A file that is read once, from front to back, and hashed on the way, if there is a digest."""
+
+    def __init__(self, path: Path, digest: Any = None) -> None:
+        super().__init__(path)
+        self._digest = digest
+
+    def readinto(self, buffer: Any, /) -> int:
+        got = super().readinto(buffer)
+        if self._digest:
+            self._digest.update(memoryview(buffer)[:got])
+        return got
+
+    def read_to_the_end(self) -> None:
+        """Hash what nobody has asked for."""
+        chunk = bytearray(1 << 18)
+        while self.readinto(chunk):
+            pass
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import itertools
 
 import nibabel as nib
@@ -50,6 +51,19 @@ def test_all_orientations_read_alike_and_find_their_way_back(tmp_path, codes, ti
     out = nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(np.asarray(out.dataobj), voxels)
     np.testing.assert_array_equal(out.affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])  # slice by slice, and as a whole
+@pytest.mark.parametrize("behind", [b"", b"garbage" * 300_000])
+@pytest.mark.filterwarnings("ignore::tf_liver.data.DataWarning")
+def test_the_digest_is_of_the_whole_file(tmp_path, name, dtype, behind):
+    path = write_nifti(tmp_path / name, rng.integers(-99, 99, (40, 50, 60)).astype(dtype), oblique(0.1))
+    path.write_bytes(path.read_bytes() + behind)
+    digest = hashlib.sha256()
+    read = np.array([one for _, one in iterate_slices(path, digest)])
+    assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(read, read_volume(path).slices)
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import warnings
 import zlib
+from io import FileIO
 
 import nibabel as nib
 import numpy as np
@@ -111,7 +112,7 @@ def test_row_6_many_members_need_no_more_memory_than_one(tmp_path):
     path.write_bytes(b"".join(gzip.compress(data[i : i + 65280], 1) for i in range(0, len(data), 65280)))
     crc, buffer = 0, bytearray(65536)
     tracemalloc.start()
-    with GunzipReader(path) as stream:
+    with GunzipReader(FileIO(path)) as stream:
         while got := stream.readinto(buffer):
             crc = zlib.crc32(buffer[:got], crc)
     peak = tracemalloc.get_traced_memory()[1]
@@ -148,16 +149,17 @@ def bomb(packed):
 def test_row_12_a_bomb_behind_small_dims_is_not_inflated(folder, capsys, monkeypatch):
     scan = folder / "imagesTr" / "bad.nii.gz"
     scan.write_bytes(bomb(scan.read_bytes()))
-    read, original = [], GunzipReader.readinto
+    inflated, original = [], GunzipReader._some
 
-    def counting(self, buffer):
-        read.append(original(self, buffer))
-        return read[-1]
+    def counting(self, size):
+        data = original(self, size)
+        inflated.append(len(data))
+        return data
 
-    monkeypatch.setattr(GunzipReader, "readinto", counting)
+    monkeypatch.setattr(GunzipReader, "_some", counting)
     with pytest.warns(DataWarning, match="over 1.* bytes after the last voxel; ignored"):
         assert read_volume(scan).voxels.shape == SHAPE
-    assert sum(read) <= 352 + 2 * np.prod(SHAPE) + MAX_EXTRA_BYTES + 65536
+    assert 0 < sum(inflated) <= 352 + 2 * np.prod(SHAPE) + MAX_EXTRA_BYTES + 65536
     assert read_in_child(scan) == (str(SHAPE), pytest.approx(0, abs=16 * MIB))
     assert run_verify(folder, capsys)[0] == 0
 

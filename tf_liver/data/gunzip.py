@@ -5,10 +5,9 @@ their buffer, and so cannot tell an odd file from a damaged one.
 """
 
 import io
-from pathlib import Path
 from typing import Any
 
-from isal import isal_zlib
+from isal import igzip_lib
 
 CHUNK_BYTES = 1 << 18
 GZIP_FORMAT = 31  # zlib's wbits: a gzip header and trailer are expected, and checked
@@ -16,21 +15,22 @@ MAGIC = b"\x1f\x8b"
 
 
 class GunzipReader(io.RawIOBase):
-    """Reads the decompressed bytes of a .gz file, about twice as fast as zlib.
+    """Reads the decompressed bytes of an unbuffered .gz file, which it closes; about twice as fast as zlib.
 
     garbage: bytes seen behind the last member that are no gzip (zero padding is none).
 
     Raises on reading:
         EOFError: the stream ends before its trailer.
-        isal.isal_zlib.IsalError: damaged data, a wrong checksum or a wrong length.
+        isal.igzip_lib.IsalError: damaged data, a wrong checksum or a wrong length.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: io.RawIOBase) -> None:
         super().__init__()
         self.garbage = 0
-        self._file = open(path, "rb")  # noqa: SIM115  closed by close()
-        self._member = isal_zlib.decompressobj(GZIP_FORMAT)
-        self._pending = b""
+        self._file = file
+        self._chunk = memoryview(bytearray(CHUNK_BYTES))
+        self._member = _new_member()
+        self._ahead = b""  # read from the file, and not yet given to the member
 
     def readable(self) -> bool:
         return True
@@ -39,28 +39,52 @@ class GunzipReader(io.RawIOBase):
         """Fill the buffer; less is written only at the end of the stream."""
         view = memoryview(buffer).cast("B")
         got = 0
-        while got < len(view) and (not self._member.eof or self._next_member()):
-            raw = self._pending or self._file.read(CHUNK_BYTES)
-            data = self._member.decompress(raw, len(view) - got)
-            self._pending = self._member.unconsumed_tail
+        while got < len(view) and (data := self._some(len(view) - got)):
             view[got : got + len(data)] = data
             got += len(data)
-            if not raw and not data and not self._member.eof:
-                raise EOFError("the stream ends before its trailer")
         return got
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, fewer only at the end of the stream; as a rule they are not copied."""
+        if size < 0:
+            return self.readall()
+        data = self._some(size)
+        while len(data) < size and (more := self._some(size - len(data))):
+            data += more
+        return data
+
+    def _some(self, size: int) -> bytes:
+        """Return at least one byte and at most `size`; none at the end of the stream."""
+        data = b""
+        while not data and size and (not self._member.eof or self._next_member()):
+            raw: bytes | memoryview = b""
+            hungry = self._member.needs_input
+            if hungry:
+                raw, self._ahead = self._ahead or self._fill(), b""
+            data = self._member.decompress(raw, size)
+            if hungry and not raw and not data and not self._member.eof:
+                raise EOFError("the stream ends before its trailer")
+        return data
+
+    def _fill(self) -> memoryview:
+        return self._chunk[: self._file.readinto(self._chunk)]
 
     def _next_member(self) -> bool:
         """Start on the next gzip member, if there is one."""
         rest = self._member.unused_data.lstrip(b"\0")
-        while len(rest) < len(MAGIC) and (more := self._file.read(CHUNK_BYTES)):
+        while len(rest) < len(MAGIC) and (more := self._fill()):
             rest = (rest + more).lstrip(b"\0")
         if not rest.startswith(MAGIC):
             self.garbage = len(rest)
             return False
-        self._member = isal_zlib.decompressobj(GZIP_FORMAT)
-        self._pending = rest
+        self._member = _new_member()
+        self._ahead = rest
         return True
 
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _new_member() -> Any:
+    return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)

@@ -22,7 +22,7 @@ class Nifti2Header(nib.Nifti2Header):
     quaternion_threshold = nib.Nifti1Header.quaternion_threshold
 
 
-def read_header(stream: io.RawIOBase, path: Path) -> Any:
+def read_header(stream: io.RawIOBase | io.BufferedIOBase, path: Path) -> Any:
     """Read a NIfTI-1 or NIfTI-2 header and its extensions, and leave the stream at the first voxel.
 
     Returns nibabel's header object, neither repaired nor checked.
@@ -50,7 +50,7 @@ def read_header(stream: io.RawIOBase, path: Path) -> Any:
     return header
 
 
-def _skip_extensions(stream: io.RawIOBase, header: Any, path: Path) -> None:
+def _skip_extensions(stream: io.RawIOBase | io.BufferedIOBase, header: Any, path: Path) -> None:
     """Move to vox_offset; refuse one that lies in the header or inside an extension."""
     raw_offset = float(header["vox_offset"])
     start = header.sizeof_hdr + 4

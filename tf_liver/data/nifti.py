@@ -19,6 +19,7 @@ from isal import isal_zlib
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
+from tf_liver import files
 from tf_liver.data import LABELS, DataError, DataWarning
 from tf_liver.data.gunzip import MAGIC, GunzipReader
 from tf_liver.data.header import MAX_EXTRA_BYTES, check_header, read_header
@@ -73,8 +74,12 @@ def read_volume(path: Path) -> Volume:
         FileNotFoundError: no such file.
     """
     with _open(path) as (stream, header):
-        raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
-        _read_to_the_end(stream, path)
+        return _read_rest(stream, header, path)
+
+
+def _read_rest(stream: Any, header: Any, path: Path) -> Volume:
+    raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
+    _read_to_the_end(stream, path)
     return canonical(_as_int16(_scaled(raw, header, path)), header)
 
 
@@ -82,26 +87,29 @@ def _as_int16(voxels: np.ndarray) -> np.ndarray:
     return voxels if voxels.dtype == np.float32 else voxels.astype(np.int16, copy=False)
 
 
-def iterate_slices(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (z, axial slice (height, width)) of a scan, each once; it is overwritten by the next.
+def iterate_slices(path: Path, digest: Any = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (z, axial slice (height, width)) of a scan, each once, read-only.
 
     Values as `read_volume` gives them. Where the file holds axial slices one after the other and needs no
     rescaling, one slice at a time is decoded; otherwise the whole volume is.
 
+    digest: as of hashlib; it has taken in the whole file, as it lies on disk, when the last slice has been asked for.
+
     Raises: as `read_volume`; whoever uses the slices must wait for the end, where the checksums are.
     """
-    with _open(path) as (stream, header):
+    with _open(path, digest) as (stream, header):
         to_canonical = io_orientation(header.get_best_affine())
         if to_canonical[2, 0] == 2 and is_plain_int16(header):
             *plane, depth = header.get_data_shape()
             flips = [slice(None, None, int(way)) for way in to_canonical[:2, 1]]
             swapped = to_canonical[0, 0] == 1
             for k in range(depth):
-                voxels = _as_int16(_read_voxels(stream, (*plane,), header.get_data_dtype(), path))[tuple(flips)]
+                voxels = _as_int16(_read_slice(stream, (*plane,), header.get_data_dtype(), path))[tuple(flips)]
                 yield (k if to_canonical[2, 1] > 0 else depth - 1 - k), (voxels if swapped else voxels.T)
             _read_to_the_end(stream, path)
             return
-    yield from enumerate(read_volume(path).slices)
+        volume = _read_rest(stream, header, path)
+    yield from enumerate(volume.slices)
 
 
 def is_plain_int16(header: Any) -> bool:
@@ -185,20 +193,38 @@ def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, 
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[io.RawIOBase, Any]]:
-    """Open for reading, through gzip if the first bytes say so; give the stream at its first voxel, and its header."""
-    with open(path, "rb") as raw:
-        magic = raw.read(2)
+def _open(path: Path, digest: Any = None) -> Iterator[tuple[io.RawIOBase | io.BufferedIOBase, Any]]:
+    """Open for reading, through gzip if the first bytes say so; give the stream at its first voxel, and its header.
+
+    digest: takes in the whole file, once what is in the `with` has come to its end.
+    """
+    with open(path, "rb") as file:
+        magic = file.read(2)
     if not magic:
         raise DataError(f"{path}: the file is empty")
     gzipped = magic == MAGIC
-    with GunzipReader(path) if gzipped else open(path, "rb", buffering=0) as stream:
+    raw = files.HashingFile(path, digest)
+    with GunzipReader(raw) if gzipped else io.BufferedReader(raw) as stream:
         try:
             header = read_header(stream, path)
             check_header(header, path, os.path.getsize(path), gzipped)
             yield stream, header
         except STREAM_ERRORS as error:
             raise DataError(f"{path}: damaged gzip stream: {error}") from error
+        if digest:
+            raw.read_to_the_end()
+
+
+def _read_slice(stream: Any, shape: tuple[int, ...], dtype: np.dtype, path: Path) -> np.ndarray:
+    """Return the next voxels as stored, read-only: in the memory into which they were decoded."""
+    size = math.prod(shape) * dtype.itemsize
+    if len(data := stream.read(size)) < size:
+        raise _too_short(path, size, len(data))
+    return np.frombuffer(data, dtype).reshape(shape, order="F")
+
+
+def _too_short(path: Path, promised: int, got: int) -> DataError:
+    return DataError(f"{path}: shorter than its header promises: {promised} bytes of voxels. Received: {got}")
 
 
 def _read_voxels(stream: Any, shape: tuple[int, ...], dtype: np.dtype, path: Path) -> np.ndarray:
@@ -209,7 +235,7 @@ def _read_voxels(stream: Any, shape: tuple[int, ...], dtype: np.dtype, path: Pat
     while got < len(buffer):
         read = stream.readinto(buffer[got:])
         if not read:
-            raise DataError(f"{path}: shorter than its header promises: {len(buffer)} bytes of voxels. Received: {got}")
+            raise _too_short(path, len(buffer), got)
         got += read
     return voxels.reshape(shape, order="F")
 

@@ -159,8 +159,8 @@ class SliceStore:
         self.index = SliceIndex(
             self._cases,
             tuple(r["shape"][0] for r in self._records),
-            tuple(np.array(r["positives"], np.int64) for r in self._records),
-            tuple(np.array(r["tumours"], np.int64) for r in self._records),
+            tuple(np.array(sorted(r["positives"]), np.int64) for r in self._records),
+            tuple(np.array(sorted(r["tumours"]), np.int64) for r in self._records),
         )
         self._rank = [{z: n for n, z in enumerate(r["positives"])} for r in self._records]
         self._open: dict[Path, _Slices] = {}

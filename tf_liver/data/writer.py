@@ -24,10 +24,11 @@ class SliceWriter:
         OSError: the disk is full, or fails.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, plane: tuple[int, ...]) -> None:
         self.dtype = np.dtype(np.uint8)  # of the first slice, when there is one
-        self._path, self._shape = path, shape
-        self._buffers: list[mmap.mmap] = []
+        self.depth = 0  # the slices written
+        self._path, self._plane = path, plane
+        self._buffers: list[np.ndarray] = []
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> "SliceWriter":
@@ -35,36 +36,43 @@ class SliceWriter:
         self._thread = ThreadPoolExecutor(1)
         return self
 
-    def write(self, z: int, values: np.ndarray) -> None:
-        """Write a contiguous slice; all have the type of the first."""
+    def write(self, z: int, values: np.ndarray) -> np.ndarray:
+        """Write a slice, of the type of the first; return it as it goes to disk, until the next but one is written."""
         if not self._buffers:
             self._start(values.dtype)
         self._buffers.reverse()  # one is filled while the other is written
         buffer = self._buffers[0]
-        buffer[:] = values.data.cast("B")
+        np.copyto(buffer, values, casting="no")
         self._wait()
-        self._pending = self._thread.submit(self._write, buffer, BLOCK_BYTES + z * len(buffer))
+        self._pending = self._thread.submit(self._write, buffer.data.cast("B"), BLOCK_BYTES + z * buffer.nbytes)
+        self.depth += 1
+        return buffer
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
                 self._wait()
-                if not self._buffers:
-                    self._start(self.dtype)
+                self._finish()
         finally:
             self._thread.shutdown()
             os.close(self._handle)
 
     def _start(self, dtype: np.dtype) -> None:
-        """Write the header, filling a block, and make the buffers; they lie on pages, as direct writes ask for."""
+        """Make the buffers; they lie on pages, as direct writes ask for."""
         self.dtype = dtype
-        header = repr({"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, self._shape))})
-        length = BLOCK_BYTES - 10  # after magic, version and this length: numpy.lib.format, version 1.0
-        os.write(self._handle, b"\x93NUMPY\1\0" + length.to_bytes(2, "little") + f"{header:<{length - 1}}\n".encode())
-        size = math.prod(self._shape[1:]) * dtype.itemsize
-        self._buffers = [mmap.mmap(-1, size), mmap.mmap(-1, size)]
+        size = math.prod(self._plane) * dtype.itemsize
+        self._buffers = [np.frombuffer(mmap.mmap(-1, size), dtype).reshape(self._plane) for _ in range(2)]
         if size % BLOCK_BYTES == 0:
             self._set_direct(_DIRECT)
+
+    def _finish(self) -> None:
+        """Write the header, filling a block: numpy.lib.format, version 1.0."""
+        self._set_direct(0)
+        shape = tuple(map(int, (self.depth, *self._plane)))
+        header = repr({"descr": self.dtype.str, "fortran_order": False, "shape": shape})
+        length = BLOCK_BYTES - 10  # after magic, version and this length
+        block = b"\x93NUMPY\1\0" + length.to_bytes(2, "little") + f"{header:<{length - 1}}\n".encode()
+        self._write(memoryview(block), 0)
 
     def _set_direct(self, flag: int) -> bool:
         """Switch direct writing on or off; say whether that changed something."""
@@ -76,8 +84,8 @@ class SliceWriter:
                 raise
         return flags != fcntl.fcntl(self._handle, fcntl.F_GETFL)
 
-    def _write(self, buffer: mmap.mmap, offset: int) -> None:
-        view, done = memoryview(buffer), 0
+    def _write(self, view: memoryview, offset: int) -> None:
+        done = 0
         while done < len(view):
             try:
                 done += os.pwrite(self._handle, view[done:], offset + done)
