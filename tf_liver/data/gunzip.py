@@ -39,7 +39,8 @@ class GunzipReader(io.RawIOBase):
         """Fill the buffer; less is written only at the end of the stream."""
         view = memoryview(buffer).cast("B")
         got = 0
-        while got < len(view) and (data := self._some(len(view) - got)):
+        # In pieces: the member would grow its answer to a whole volume, in fresh memory, and copy it as it grows.
+        while got < len(view) and (data := self._some(min(len(view) - got, CHUNK_BYTES))):
             view[got : got + len(data)] = data
             got += len(data)
         return got
