@@ -55,6 +55,8 @@ class Steps:
         for _ in tf.range(number):
             self.strategy.run(self._validate_step, next(batches))
 
+    # Nothing in a step chooses by a tensor's value; to look for that in all its layers takes most of a second.
+    @tf.autograph.experimental.do_not_convert
     def _train(self, images: tf.Tensor, masks: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             logits = self.network(images, training=True)
@@ -66,6 +68,7 @@ class Steps:
             self._averages.follow()
         self._count(masks, logits, loss)
 
+    @tf.autograph.experimental.do_not_convert
     def _validate(self, images: tf.Tensor, masks: tf.Tensor) -> None:
         logits = self.judged(images, training=False)
         self._count(masks, logits, self.network.loss(masks, logits))
