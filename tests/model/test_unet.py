@@ -20,7 +20,7 @@ def test_logits_are_float32_whatever_the_policy(tiny, policy):
 
 
 @pytest.mark.parametrize(
-    "given, expected", [(256, [256, 128, 64, 32, 16]), (128, [128, 64, 32, 16, 16]), (16, [16] * 5)]
+    ("given", "expected"), [(256, [256, 128, 64, 32, 16]), (128, [128, 64, 32, 16, 16]), (16, [16] * 5)]
 )
 def test_the_decoder_has_as_many_channels_as_the_experiment_says(tiny, given, expected):
     network = build_network(replace(tiny, decoder_channels=given))
