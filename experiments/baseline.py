@@ -26,7 +26,6 @@ EXPERIMENT = Experiment(
     augmentation="flip_rotate",
     backbone="resnet34",
     encoder_weights="none",
-    decoder_channels=256,
     decoder_dropout=0.0,
     tumour_head="regions",  # read by the task "tumour" only
     batch_norm_momentum=0.99,

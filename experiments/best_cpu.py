@@ -20,7 +20,6 @@ EXPERIMENT = replace(
     load("window"),
     name="best_cpu",
     backbone="resnet18",
-    decoder_channels=128,
     image_size=160,
     window_hu=(-160.0, 240.0),
     augmentation="few_patients",

@@ -34,7 +34,6 @@ ADDED = {
     "weight_decay": 0.0,
     "warmup_epochs": 0.0,
     "averaging": 0.0,
-    "decoder_channels": 256,
     "decoder_dropout": 0.0,
     "tumour_head": "regions",
     "tumour_ratio": 0.0,
@@ -88,11 +87,6 @@ class Experiment:
     backbone: str = _setting("encoder of segmentation_models.Unet")
     encoder_weights: str = _setting(
         "what the encoder begins with: none, imagenet, or a file of its weights without the top (.h5)"
-    )
-    decoder_channels: int = _setting(
-        "channels of the decoder's first block, halved in each of the four after it, but never below 16",
-        low=16,
-        high=4096,
     )
     decoder_dropout: float = _setting(
         "share of the decoder's channels that are dropped before the last convolution", low=0.0, high=0.99

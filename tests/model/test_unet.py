@@ -19,15 +19,6 @@ def test_logits_are_float32_whatever_the_policy(tiny, policy):
     assert {layer.momentum for layer in network.layers if "BatchNorm" in type(layer).__name__} == {0.8}
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [(256, [256, 128, 64, 32, 16]), (128, [128, 64, 32, 16, 16]), (16, [16] * 5)]
-)
-def test_the_decoder_has_as_many_channels_as_the_experiment_says(tiny, given, expected):
-    network = build_network(replace(tiny, decoder_channels=given))
-    assert [network.get_layer(f"decoder_stage{block}b_conv").filters for block in range(5)] == expected
-    assert network.get_layer("logits").input_shape[-1] == expected[-1]
-
-
 def test_an_unknown_backbone_lists_those_there_are(tiny):
     with pytest.raises(ExperimentError, match=r"backbone: must be one of .*resnet34.*Received: 'resnet35'"):
         build_network(replace(tiny, backbone="resnet35"))

@@ -44,15 +44,9 @@ def build_network(experiment: Experiment, fresh: bool = True, offline: bool = Fa
     tf.keras.mixed_precision.set_global_policy(choose_policy(experiment.precision))
     pretrained = experiment.encoder_weights != NONE
     channels = COLOURS if pretrained else 2 * experiment.neighbours + 1
-    # With fewer than 16 channels a convolution falls back to kernels that are slower than those for 16 (oneDNN, AMX).
-    decoder = tuple(max(16, experiment.decoder_channels >> block) for block in range(5))
     with encoder_weights(experiment, offline) if pretrained and fresh else contextlib.nullcontext() as weights:
         unet = segmentation_models.Unet(
-            experiment.backbone,
-            input_shape=(None, None, channels),
-            activation="linear",
-            encoder_weights=weights,
-            decoder_filters=decoder,
+            experiment.backbone, input_shape=(None, None, channels), activation="linear", encoder_weights=weights
         )
     theirs = tf.keras.Model(unet.input, unet.get_layer("final_conv").input)
     ours = functools.partial(_ours, experiment=experiment)
