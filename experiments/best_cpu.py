@@ -28,6 +28,7 @@ EXPERIMENT = replace(
     optimizer="adamw",
     weight_decay=0.05,
     schedule="cosine",
+    warmup_epochs=0.5,
     averaging=0.99,
     early_stopping=0,
     batch_norm_momentum=0.9,
