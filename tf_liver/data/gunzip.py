@@ -10,7 +10,6 @@ from typing import Any
 from isal import igzip_lib
 
 CHUNK_BYTES = 1 << 18
-GZIP_FORMAT = 31  # zlib's wbits: a gzip header and trailer are expected, and checked
 MAGIC = b"\x1f\x8b"
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from tf_liver.data.gunzip import GZIP_FORMAT
 from tf_liver.files import replacing
 
 # isal's levels are 0 to 3; 1 writes label maps nearly as small as zlib's 6, in a tenth of its time.
 COMPRESSION = 1
+GZIP_FORMAT = 31  # zlib's wbits: with gzip's header and trailer
 PROBABILITY_ONE = 65535  # the stored value of a probability of 1
 
 
