@@ -30,30 +30,33 @@ class FusedAdam(tf.keras.optimizers.Adam):
             return rate
         return rate * tf.clip_by_value(tf.cast(iterations, rate.dtype) / self.warmup_steps, 0, 1)
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Update one variable; gradients are dense."""
-        number = self._index_dict[self._var_key(variable)]
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        beta_1, beta_2 = tf.cast(self.beta_1, variable.dtype), tf.cast(self.beta_2, variable.dtype)
-        rate = tf.cast(self.rate(self.iterations), variable.dtype)
-        if self.weight_decay and variable.shape.rank > 1:
-            # A product takes the variable's place without being copied; assign_sub costs twice the time on a CPU.
-            variable.assign(variable * (1 - rate * self.weight_decay))
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[number].handle,
-            v=self._velocities[number].handle,
-            beta1_power=tf.pow(beta_1, step),
-            beta2_power=tf.pow(beta_2, step),
-            lr=rate,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=tf.cast(self.epsilon, variable.dtype),
-            grad=gradient,
-        )
+    def _distributed_apply_gradients_fn(self, distribution: Any, grads_and_vars: Any, **_: Any) -> tf.Tensor:
+        """Take a step; gradients are dense.
+
+        In Keras' own, every variable works out for itself what all have in common: a third of a step's graph, which
+        has to be traced and optimized before the first.
+        """
+        step, rate = tf.cast(self.iterations + 1, tf.float32), self.rate(self.iterations)
+        betas = {"beta1": tf.constant(self.beta_1), "beta2": tf.constant(self.beta_2)}
+        powers = {f"{name}_power": tf.pow(beta, step) for name, beta in betas.items()}
+        epsilon, kept = tf.constant(self.epsilon), 1 - rate * self.weight_decay
+
+        def update(variable: tf.Variable, gradient: tf.Tensor) -> None:
+            number = self._index_dict[self._var_key(variable)]
+            if self.weight_decay and variable.shape.rank > 1:
+                # A product takes the variable's place without being copied; assign_sub costs twice the time on a CPU.
+                variable.assign(variable * kept)
+            m, v = self._momentums[number].handle, self._velocities[number].handle
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle, m=m, v=v, lr=rate, epsilon=epsilon, grad=gradient, **betas, **powers
+            )
+
+        for gradient, variable in grads_and_vars:
+            distribution.extended.update(variable, update, args=(gradient,), group=False)
+        return self.iterations.assign_add(1)
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Do nothing: `update_step` has, where Keras would go over all variables once more."""
+        """Do nothing: the step itself has, where Keras would go over all variables once more."""
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "warmup_steps": self.warmup_steps}
