@@ -97,7 +97,8 @@ class Experiment:
         choices=TUMOUR_HEADS,
     )
     batch_norm_momentum: float = _setting(
-        "how slowly batch normalisation's averages follow; 0.99 needs over 300 steps to settle",
+        "how slowly batch normalisation's averages follow; 0.99 needs over 300 steps to settle; 0 suits averaging, "
+        "which then averages what each batch showed",
         low=0.0,
         high=0.9999,
     )

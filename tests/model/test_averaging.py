@@ -15,11 +15,11 @@ IMAGES = np.random.default_rng(0).random((8, 16, 16, 1), np.float32)
 BATCHES = tf.data.Dataset.from_tensors((IMAGES, (IMAGES > 0.7).astype(np.uint8))).repeat()
 
 
-def small(optimizer, *before):
+def small(optimizer, *before, momentum=0.99):
     """A convolution and its batch normalisation, which is all that averages can get wrong."""
     layers = tf.keras.layers
     network = tf.keras.Sequential(
-        [layers.Conv2D(4, 3), layers.BatchNormalization(), *before, layers.Conv2DTranspose(1, 3)]
+        [layers.Conv2D(4, 3), layers.BatchNormalization(momentum=momentum), *before, layers.Conv2DTranspose(1, 3)]
     )
     network.build((None, 16, 16, 1))
     network.compile(optimizer, lambda masks, logits: 1000 * LOSSES["bce"](masks, logits))
@@ -40,6 +40,18 @@ def test_averages_follow_weights_and_statistics_by_the_formula(decay):
         expected = [keep * old + (1 - keep) * new for old, new in zip(expected, values(steps.network), strict=True)]
         for ours, theirs in zip(values(steps.judged), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_without_momentum_they_average_what_each_batch_showed():
+    """Moving averages that follow at once add no delay of their own."""
+    steps = Steps(small(FusedAdam(0.01), momentum=0.0), tf.distribute.get_strategy(), 0.9)
+    batches, expected = iter(BATCHES), np.zeros(4)
+    for number in range(1, 4):
+        shown = steps.network.layers[0](IMAGES).numpy().mean((0, 1, 2))
+        steps.train(batches, tf.constant(1))
+        np.testing.assert_allclose(steps.network.layers[1].moving_mean, shown, atol=1e-5)
+        expected += (1 - (1 + number) / (10 + number)) * (shown - expected)
+        np.testing.assert_allclose(steps.judged.layers[1].moving_mean, expected, atol=1e-5)
 
 
 def test_validation_is_that_of_the_averages():

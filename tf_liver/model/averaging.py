@@ -7,7 +7,8 @@ class Averages:
     """A copy of a network that follows its weights slowly (Polyak and Juditsky 1992), on every replica by itself.
 
     Batch normalisation's moving mean and variance follow like the weights, with the same decay: they then are those
-    of networks that are as old as the averaged weights. The decay begins low and rises with the steps, as in
+    of networks that are as old as the averaged weights, if their own momentum is 0, and older otherwise, which shows
+    while a training is young (experiments/LOG.md). The decay begins low and rises with the steps, as in
     TensorFlow's own ExponentialMovingAverage: a short training would otherwise keep its random beginning.
 
     network: what training changes, compiled. decay: of the average, for each step, in the end.
