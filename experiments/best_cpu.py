@@ -11,7 +11,7 @@ Expectation: as good as `window` on the held-out patients, better by more than c
 
 Came out: mean Dice 0.949 (both of two seeds) over five real patients, each held out once, and 0.860 and 0.866 on three
 scans from other scanners. More epochs would be better still, where there is time for them. `window`, in 20 epochs at
-160² and two thirds of the time, came to 0.849 and 0.807, and 0.557 and 0.484. More: experiments/LOG.md.
+160² and about half of the time, came to 0.849 and 0.807, and 0.557 and 0.484. More: experiments/LOG.md.
 """
 
 from tf_liver.experiment import load, replace
