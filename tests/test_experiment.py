@@ -101,6 +101,19 @@ def test_an_unrelated_folder_of_experiments_hides_none_of_ours(tmp_path, monkeyp
     assert {"baseline", "mine"} <= set(experiment.names())
 
 
+def test_a_file_that_is_not_ours_is_named_before_it_is_run(tmp_path, monkeypatch, capsys):
+    """A stranger's folder may hold an experiments/baseline.py, and that is code."""
+    path = tmp_path / "experiments" / "baseline.py"
+    path.parent.mkdir()
+    path.write_text("import sys\nsys.exit('it was run')\n")
+    load("baseline")
+    assert capsys.readouterr().err == "", "our own is not worth a word"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="it was run"):
+        load("window")  # ours, which begins with the other one
+    assert capsys.readouterr().err == f"running the experiment file {path}\n"
+
+
 def test_runs_from_before_a_field_was_there_are_read():
     table = json.loads(load("baseline").to_json())
     for name in experiment.ADDED:

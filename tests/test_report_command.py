@@ -20,7 +20,7 @@ def serve(*argv):
     command = [sys.executable, "-m", "tf_liver.report", "--serve", *map(str, argv)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     line = process.stdout.readline()
-    url = re.search(r"http://127\.0\.0\.1:\d+/", line)
+    url = re.search(r"http://127\.0\.0\.1:\d+/\S+/", line)
     assert url, line + process.stderr.read()
     return process, url[0]
 

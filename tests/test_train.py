@@ -170,6 +170,16 @@ def test_ctrl_c_before_the_first_step_exits_130(phantoms, tmp_path, capsys, monk
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
+def test_a_training_too_short_for_batch_normalisation_says_so(phantoms, tmp_path, capsys):
+    """At the start and with the result: its scores are those of averages that still hold what they began with."""
+    line = ["--experiment", "demo", "--data", str(phantoms), "--runs", str(tmp_path), *TINY]
+    assert train.main([*line, "--epochs", "1", "--batch-norm-momentum", "0.99"]) == 0
+    said = capsys.readouterr()
+    assert "warning: batch_norm_momentum 0.99 needs 299 steps to settle, and this training has " in said.err
+    assert "at epoch 1" in said.out.splitlines()[-1]
+    assert "; batch_norm_momentum 0.99 needs 299 steps" in said.out.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_epochs_can_be_raised_and_cosine_follows_the_new_total(trained, tmp_path, capsys):
     """A finished run says so; with more epochs it goes on where it stood, its rate on the longer curve."""

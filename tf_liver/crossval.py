@@ -23,6 +23,7 @@ from tf_liver.command import (
 )
 from tf_liver.data.build import PREPARED
 from tf_liver.data.cases import DEFAULT_DATA, FOLD_SEED, find_cases, split_folds
+from tf_liver.experiment import EXPERIMENT_MEANT
 from tf_liver.fold_work import Work
 from tf_liver.folds import FILE, CrossValidation, locked
 from tf_liver.plan import choose_experiment
@@ -33,7 +34,7 @@ from tf_liver.runs import RUNS, RunError, evaluation_name, new_folder
 class CrossvalOptions:
     """On what, how often, and how it is judged."""
 
-    experiment: Optional[str] = option(None, "name of a file in experiments/, or a path to one (default: baseline)")
+    experiment: Optional[str] = option(None, EXPERIMENT_MEANT)
     data: Optional[Path] = option(
         None, f"Task03_Liver folder, whose patients are dealt into --folds (default: {DEFAULT_DATA})", type=Path
     )

@@ -25,6 +25,7 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SCHEDULES = ("constant", "plateau", "cosine")
 TASKS = ("liver", "tumour")
 TUMOUR_HEADS = ("regions", "classes")
+EXPERIMENT_MEANT = "name of a file in experiments/, or a path to one, which is code that is run (default: baseline)"
 # Fields that came later, with what older runs did.
 ADDED = {
     "postprocessing": "none",
@@ -38,6 +39,7 @@ ADDED = {
     "tumour_head": "regions",
     "tumour_ratio": 0.0,
 }
+OWN_FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -237,7 +239,7 @@ def _check_names(table: Mapping[str, Any], complete: bool = False) -> None:
 
 def _files() -> dict[str, Path]:
     """Return name → file of all experiments: those beside the package, and before them those of the working folder."""
-    folders = (Path(__file__).parents[1] / "experiments", Path("experiments"))
+    folders = (OWN_FOLDER, Path("experiments"))
     return {p.stem: p for folder in folders for p in folder.glob("*.py") if not p.name.startswith("_")}
 
 
@@ -249,6 +251,9 @@ def names() -> list[str]:
 def load(name: str) -> Experiment:
     """Return the experiment that `experiments/<name>.py`, or the file `name` if it ends in .py, defines.
 
+    The file is Python code, and is run. Which one is said on stderr where it is another than the package's own and was
+    found by its name alone: an `experiments/` in the working folder comes first.
+
     Raises:
         ExperimentError: no such experiment (the message lists the names there are), a file without
             `EXPERIMENT = Experiment(…)`, or one with a bad field.
@@ -256,6 +261,8 @@ def load(name: str) -> Experiment:
     path = Path(name) if name.endswith(".py") else _files().get(name)
     if path is None or not path.is_file():
         raise ExperimentError(f"experiment: there is no {name!r}; there are: {', '.join(names())}")
+    if not name.endswith(".py") and path.resolve().parent != OWN_FOLDER:
+        print(f"running the experiment file {path.resolve()}", file=sys.stderr, flush=True)
     try:
         experiment = runpy.run_path(str(path)).get("EXPERIMENT")
     except ExperimentError as error:

@@ -22,7 +22,7 @@ from tf_liver.command import (
 )
 from tf_liver.data.build import PREPARED
 from tf_liver.data.cases import DEFAULT_DATA
-from tf_liver.experiment import replace
+from tf_liver.experiment import EXPERIMENT_MEANT, replace
 from tf_liver.files import require_writable
 from tf_liver.history import MONITOR, best_row
 from tf_liver.plan import Plan, locked, make_plan, run_to_go_on
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class TrainOptions:
     """Machine facts; what is learnt is decided by the experiment."""
 
-    experiment: Optional[str] = option(None, "name of a file in experiments/, or a path to one (default: baseline)")
+    experiment: Optional[str] = option(None, EXPERIMENT_MEANT)
     data: Optional[Path] = option(
         None, f"Task03_Liver folder: imagesTr/, labelsTr/, dataset.json (default: {DEFAULT_DATA})", type=Path
     )
@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     tf = quiet_tensorflow(devices=options.strategy != "multiworker" and "TF_CONFIG" not in os.environ)
     from tf_liver.data.source import open_source
+    from tf_liver.model.batch_norm import unsettled
     from tf_liver.model.precision import choose_policy, device_line
     from tf_liver.model.unet import build_network, compile_network
     from tf_liver.strategy import choose_cluster
@@ -118,9 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cluster.is_chief:
             opened.enter_context(locked(run))
         print(f"run folder {run.path}: {source.summary}", flush=True)
+        if (doubt := unsettled(experiment, source.steps)) and cluster.is_chief:
+            print(f"warning: {doubt}", file=sys.stderr, flush=True)
         training = Training(run, plan.identity(policy), experiment, network, cluster, source, options.xla)
         _go_on(training, options, plan, begin)
-    return _say_end(training, (time.monotonic() - begin) / 60)
+    return _say_end(training, (time.monotonic() - begin) / 60, doubt)
 
 
 def _plan(options: TrainOptions, changes: dict[str, Any]) -> Plan:
@@ -179,7 +182,7 @@ def _check(options: TrainOptions) -> None:
         raise ValueError(f"--save-minutes: must lie above 0. Received: {options.save_minutes}")
 
 
-def _say_end(training: "Training", minutes: float) -> int:
+def _say_end(training: "Training", minutes: float, doubt: str) -> int:
     """Print what came out, and how to go on if the training is not finished; return the exit code."""
     run, state = training.run, training.state
     if training.ended in ("interrupted", "out of time"):
@@ -189,7 +192,8 @@ def _say_end(training: "Training", minutes: float) -> int:
             raise KeyboardInterrupt
     if best := best_row(state.rows):
         epoch, dice = int(best["epoch"]) + 1, best[MONITOR]
-        print(f"{run.path}: best validation Dice {dice:.4f} at epoch {epoch}, {minutes:.1f} min")
+        but = f"; {doubt}" if doubt else ""
+        print(f"{run.path}: best validation Dice {dice:.4f} at epoch {epoch}, {minutes:.1f} min{but}")
     return DONE
 
 
