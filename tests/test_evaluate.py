@@ -14,6 +14,7 @@ from small import write_nifti
 
 from tf_liver import evaluate
 from tf_liver.data.nifti import read_label
+from tf_liver.volume.evaluation import read_evaluation
 
 
 def run(capsys, *argv):
@@ -229,6 +230,25 @@ def test_compare_two_evaluations(phantoms, tool, tmp_path, capsys):
     assert "lesions_found" not in comparison["regions"]["liver"]
     assert "lesions_found" in comparison["regions"]["tumour"]
     assert "too few pairs for any p below 0.05" in out
+
+
+def test_row_89_a_case_whose_name_is_a_formula(phantoms, tmp_path, capsys):
+    """It is none in the table, and has its own name in comparison and report."""
+    for kind in ("imagesTr", "labelsTr"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for old, new in (("phantom_00", "=1+1"), ("phantom_01", "b")):
+            shutil.copy(phantoms / kind / f"{old}.nii.gz", tmp_path / "data" / kind / f"{new}.nii.gz")
+    argv = ["--against", tmp_path / "data" / "labelsTr", "--data", tmp_path / "data", "--output", tmp_path / "out"]
+    assert run(capsys, *argv)[0] == 0
+    lines = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["case_id", "'=1+1", "'=1+1", "b", "b"]
+    evaluation = read_evaluation(tmp_path / "out")
+    assert {row["case_id"] for row in evaluation.rows} == {"=1+1", "b"}
+    assert evaluation.prediction("=1+1").is_file()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h3>=1+1 " in page
+    assert "No pictures" not in page
+    assert run(capsys, "--compare", tmp_path / "out", tmp_path / "out")[0] == 0
 
 
 def test_compare_finds_the_evaluations_of_runs(evaluated, tmp_path, capsys):

@@ -46,7 +46,7 @@ class EvaluateOptions:
     )
     compare: Optional[List[Path]] = option(  # noqa: UP006
         None,
-        "compare two evaluations of the same cases (or the runs they are in) with a Wilcoxon test",
+        "compare two evaluations of the same cases (or the runs they are in): paired differences, their intervals, p",
         nargs=2,
         type=Path,
     )

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -84,6 +85,51 @@ def test_cases_stand_worst_first_and_all_of_them(page):
     assert anchors == ["case-3", "case-2", "case-1", "case-0"]
     for chart in ("Bland–Altman", "Learning curves", "best 0.800, epoch 2", "95 % limits of agreement"):
         assert chart in page.text
+
+
+COLUMNS = ("case_id", "region", "dice", "reference_ml", "prediction_ml")
+# Two of four cases hold no tumour; in c the model claims one, and d is perfect.
+SCORED = [
+    *(("a", "liver", 0.9, 1500, 1400), ("a", "tumour", 0.0, 4, 0)),
+    *(("b", "liver", 0.8, 1500, 1400), ("b", "tumour", 0.0, 9, 0)),
+    *(("c", "liver", 0.95, 1500, 1400), ("c", "tumour", 0.0, 0, 2.5)),
+    *(("d", "liver", 0.99, 1500, 1500), ("d", "tumour", 1.0, 0, 0)),
+]
+
+
+def old_evaluation(folder):
+    """An evaluation folder as they were before tumour-free cases stood apart."""
+    folder.mkdir()
+    with open(folder / "metrics.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([COLUMNS, *SCORED])
+    figures = {"mean": 0.25, "sd": 0.5, "median": 0, "q1": 0, "q3": 0.25, "low": 0, "high": 0.75, "undefined": 0}
+    summary = {"cases": 4, "regions": {region: {"dice": figures} for region in ("liver", "tumour")}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_tumour_free_cases_stand_apart_even_of_an_older_evaluation(tmp_path):
+    folder = old_evaluation(tmp_path / "evaluation")
+    evaluation = read_evaluation(folder)
+    assert evaluation.figures_of("tumour")["dice"]["mean"] == 0
+    assert evaluation.figures_of("liver")["dice"]["mean"] == pytest.approx(np.mean([0.9, 0.8, 0.95, 0.99]))
+    assert evaluation.summary["false_positives"]["tumour"] == {"cases": 2, "with_prediction": 1, "ml": 2.5}
+    text = " ".join(Page(write_report(folder, [], None)).text.split())
+    assert "Means are over the 2 of 4 cases whose reference holds it." in text
+    assert re.search(r"false positives, cases without it ?1 of 2 ?2\.5 ml", text)
+    assert "liver Dice 0.950 · no tumour, 2.5 ml claimed" in text
+    assert "no 95 % CI: 2 patients, at least 3 are needed" in text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_each_region_has_its_own_worst(tmp_path):
+    """Of equal Dice the larger volume; what neither mask holds is not among them."""
+    evaluation = read_evaluation(old_evaluation(tmp_path / "evaluation"))
+    order = {region: [row["case_id"] for row in evaluation.worst_first(region)] for region in ("liver", "tumour")}
+    assert order == {"liver": ["b", "a", "c", "d"], "tumour": ["b", "a", "c"]}
+    page = Page(write_report(evaluation.folder, [], None))
+    links = [a["href"] for a in page.all("a")][: 2 * 3]
+    assert links == [f"#case-{number}" for number in (1, 0, 2, 1, 0, 2)]
+    assert [a["id"] for a in page.all("article")] == ["case-1", "case-0", "case-2", "case-3"]
 
 
 def test_a_reason_given_goes_before_one_derived(evaluation):

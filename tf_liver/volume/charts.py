@@ -30,8 +30,10 @@ def charts(evaluation: Evaluation, run: Path | None) -> list[Chart]:
     found = []
     for region in evaluation.regions:
         rows = evaluation.of_region(region)
+        if len(held := evaluation.held(region)) > 1:
+            found += _boxes(region, held, evaluation.figures_of(region))
         if len(rows) > 1:
-            found += [*_boxes(region, rows, evaluation.figures_of(region)), *_bland_altman(region, rows)]
+            found += _bland_altman(region, rows)
     log = run / "log.csv" if run else None
     if log and log.is_file() and (columns := _read_log(log)):
         found.append(_curves(columns))
@@ -55,9 +57,8 @@ def _boxes(region: str, rows: list[dict[str, str]], applies: Mapping[str, Any]) 
             continue
         medians = [f"{key} {np.median(list(v.values())):.3g} (n = {len(v)})" for key, v in scores.items()]
         dropped = [k for k, v in scores.items() if len(v) < len(rows)]
-        caption = (
-            "Every case is a point, the worst has its name; median, quartiles, whiskers to 1.5 interquartile ranges"
-        )
+        caption = f"Every case whose reference holds {region} is a point, the worst has its name; median, quartiles, "
+        caption += "whiskers to 1.5 interquartile ranges"
         caption += f". Undefined in some cases: {', '.join(dropped)}." if dropped else "."
         svg = Markup(figures.box_plots(f"box-{name}-{region}", scores, label, worst))
         found.append(

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from tf_liver import files
+from tf_liver.cells import to_csv
 from tf_liver.data.cases import Case
+from tf_liver.volume import intervals
 from tf_liver.volume.report import write_report
 from tf_liver.volume.results import write_results
 from tf_liver.volume.scores import RegionScores
 from tf_liver.volume.scoring import score_label_maps
-from tf_liver.volume.summary import describe, resample_patients, summarise
-from tf_liver.volume.tables import aligned, metrics_csv
+from tf_liver.volume.summary import CONVENTIONS, figures_of_regions, holds_region, summarise
+from tf_liver.volume.tables import COLUMNS, aligned, cells_of, over_cases
 
 CHOSEN_BY = {
     "last": "nothing: the weights after the last epoch",
@@ -62,34 +64,29 @@ def summarise_seeds(rows: Mapping[int, Rows], patients: Mapping[str, str]) -> di
 
     rows: seed → its rows. patients: case_id → patient.
 
-    regions: region → score → mean, SD, quartiles and 95 % interval over cases, of each case's mean over the seeds.
-    seeds: region → score → mean of each seed over the cases that all seeds have, and the SD (n − 1) of those means.
+    regions, false_positives: see `figures_of_regions`, of each case's mean over the seeds.
+    seeds: region → score → mean of each seed over the cases that all seeds have and whose reference holds the region,
+    and the SD (n − 1) of those means.
     """
     merged = over_seeds(rows)
     cases = list(dict.fromkeys(row.case_id for row in merged))
     regions = list(dict.fromkeys(row.region for row in merged))
+    scores = {region: {row.case_id: row.scores for row in merged if row.region == region} for region in regions}
     return {
         "cases": len(cases),
         "patients": {case_id: patients[case_id] for case_id in cases},
-        "interval": f"95 % of the mean, bootstrap over {len({patients[c] for c in cases})} patients, "
-        f"of each case's mean over {len(rows)} seeds",
-        "regions": {
-            region: _described([row for row in merged if row.region == region], patients) for region in regions
-        },
+        "interval": f"{intervals.METHOD}; of each case's mean over {len(rows)} seeds",
+        "conventions": {"regions": CONVENTIONS["regions"]},
+        **figures_of_regions(scores, patients),
         "seeds": {region: _spread(rows, region) for region in regions},
     }
-
-
-def _described(rows: Rows, patients: Mapping[str, str]) -> dict[str, Any]:
-    weights = resample_patients([patients[row.case_id] for row in rows])
-    names = [name for name in rows[0].scores if all(name in row.scores for row in rows)]
-    return {name: describe(np.array([row.scores[name] for row in rows]), weights) for name in names}
 
 
 def _spread(rows: Mapping[int, Rows], region: str) -> dict[str, Any]:
     """Return each seed's mean of every score, and how far the seeds are apart."""
     by_seed = {
-        seed: {row.case_id: row.scores for row in of_seed if row.region == region} for seed, of_seed in rows.items()
+        seed: {row.case_id: s for row in of_seed if row.region == region and holds_region(s := row.scores)}
+        for seed, of_seed in rows.items()
     }
     common = set.intersection(*(set(of_seed) for of_seed in by_seed.values()))
     names = list(next(iter(next(iter(by_seed.values())).values()), {}))
@@ -110,20 +107,27 @@ def known(value: float) -> float | None:
 
 def folds_csv(rows: Mapping[tuple[int, int], Rows]) -> str:
     """Return all rows as CSV, with columns seed and fold before those of metrics.csv."""
-    lines = ["seed,fold," + metrics_csv([]).strip()]
-    for (seed, fold), some in rows.items():
-        lines += [f"{seed},{fold},{line}" for line in metrics_csv(some).splitlines()[1:]]
-    return "\n".join(lines) + "\n"
+    return to_csv(
+        ["seed", "fold", *COLUMNS],
+        ({"seed": seed, "fold": fold, **cells_of(row)} for (seed, fold), some in rows.items() for row in some),
+    )
 
 
 def table(rows: Mapping[tuple[int, int], Rows], minutes: Mapping[tuple[int, int], float]) -> str:
-    """Return a line a run and region for a terminal: means over the cases that it holds out."""
-    lines = [["run", "region", "cases", "Dice", "IoU", "NSD 2 mm", "HD95 mm", "minutes"]]
+    """Return a line a run and region for a terminal: means over the cases that it holds out and that hold the region.
+
+    false ml: what it claims in the others.
+    """
+    lines = [["run", "region", "cases", "Dice", "IoU", "NSD 2 mm", "HD95 mm", "false ml", "minutes"]]
     for (seed, fold), some in rows.items():
         for region in dict.fromkeys(row.region for row in some):
-            here = [row.scores for row in some if row.region == region]
-            means = [np.mean([scores[name] for scores in here]) for name in ("dice", "iou", "nsd_2mm", "hd95_mm")]
+            of_region = [row.scores for row in some if row.region == region]
+            here = [scores for scores in of_region if holds_region(scores)]
+            names = ("dice", "iou", "nsd_2mm", "hd95_mm") if here else ()
+            means = [float(np.mean([scores[name] for scores in here])) for name in names] or [np.nan] * 4
             shown = ["–" if np.isnan(mean) else f"{mean:.4f}" for mean in means]
+            free = [scores["prediction_ml"] for scores in of_region if not holds_region(scores)]
+            shown.append(f"{sum(free):.1f}" if free else "–")
             run = f"fold {fold}, seed {seed}"
             lines.append([run, region, str(len(here)), *shown, f"{minutes[seed, fold]:.1f}"])
     return aligned(lines)
@@ -133,25 +137,25 @@ def in_words(summary: Mapping[str, Any]) -> str:
     """Return a line a region with what a reader looks for first."""
     lines = []
     for region, scores in summary["regions"].items():
-        dice, spread = scores["dice"], summary["seeds"][region]["dice"]
-        text = f"{region}: mean Dice {dice['mean']:.4f} over {summary['cases']} cases"
+        dice, spread = scores["dice"], summary["seeds"][region].get("dice", {"sd": None})
+        text = f"{region}: mean Dice {_shown(dice['mean'])} over {over_cases(region, summary)}"
         if dice["sd"] is not None:
-            text += f", SD {dice['sd']:.4f}"
-        if dice["low"] is not None:
-            text += f", 95 % {dice['low']:.4f} to {dice['high']:.4f}"
+            text += f"; SD {dice['sd']:.4f}"
+        text += f"; {intervals.in_words(dice)}"
         if spread["sd"] is not None:
             means = ", ".join(f"{seed}: {mean:.4f}" for seed, mean in spread["means"].items())
             text += f"; SD from seed to seed {spread['sd']:.4f} ({means})"
         lines.append(text)
     for name, runs in summary["also"].items():
         for region in dict.fromkeys(region for scores in runs.values() for region in scores):
-            dice = {run: scores[region]["dice"] for run, scores in runs.items() if region in scores}
+            dice = {run: mean for run, of in runs.items() if (mean := of.get(region, {}).get("dice")) is not None}
             together = dice.pop("together", None)
-            text = (
-                f"{name}, {region}: mean Dice {np.mean(list(dice.values())):.4f} over {len(dice)} runs"
-                if dice
-                else name
-            )
+            text = f"{name}, {region}: "
+            text += f"mean Dice {np.mean(list(dice.values())):.4f} over {len(dice)} runs" if dice else "no run scored"
             text += f" ({min(dice.values()):.4f} to {max(dice.values()):.4f})" if len(dice) > 1 else ""
             lines.append(text + (f", all together {together:.4f}" if together is not None else ""))
     return "\n".join(lines)
+
+
+def _shown(mean: float | None) -> str:
+    return "–" if mean is None else f"{mean:.4f}"

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tf_liver.cells import read_csv
 from tf_liver.data import LIVERS, DataError
-from tf_liver.volume.words import number
+from tf_liver.volume.summary import figures_of_regions
+from tf_liver.volume.words import known, number
 
 
 @dataclass
@@ -37,6 +40,22 @@ class Evaluation:
         """Return score → its figures over all cases, for the scores that apply to a region."""
         return self.summary.get("regions", {}).get(region, {})
 
+    def held(self, region: str) -> list[dict[str, str]]:
+        """Return the rows of a region in the cases whose reference holds it."""
+        return [row for row in self.of_region(region) if number(row.get("reference_ml")) != 0]
+
+    def worst_first(self, region: str) -> list[dict[str, str]]:
+        """Return the rows of a region by Dice, the worst first, of equal ones the larger volume.
+
+        Cases in which neither mask holds the region have nothing to look at, and are not there.
+        """
+
+        def volume(row: dict[str, str]) -> float:
+            return sum(known(row.get(f"{side}_ml", ""), 1.0) for side in ("reference", "prediction"))
+
+        some = [row for row in self.of_region(region) if volume(row) > 0]
+        return sorted(some, key=lambda row: (known(row["dice"], -1.0), -volume(row)))
+
     def of_case(self, case_id: str) -> dict[str, dict[str, str]]:
         """Return region → row of one case."""
         return {row["region"]: row for row in self.rows if row["case_id"] == case_id}
@@ -61,7 +80,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     try:
         with open(folder / "metrics.csv", newline="", encoding="utf-8") as stream:
-            rows = [dict(row) for row in csv.DictReader(stream)]
+            _, rows = read_csv(stream)
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{folder}: not an evaluation folder: {Path(error.filename).name} is missing") from error
@@ -77,7 +96,23 @@ def read_evaluation(folder: Path) -> Evaluation:
         )
     for row in rows:
         row.setdefault("note", _note(row))
-    return Evaluation(folder, rows, summary)
+    evaluation = Evaluation(folder, rows, summary)
+    if "false_positives" not in summary:  # of before this was told apart
+        summary |= _figures_of_old(evaluation)
+    return evaluation
+
+
+def _figures_of_old(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what `figures_of_regions` says of the rows of metrics.csv, for the scores that apply to a region."""
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for region in evaluation.regions:
+        names = {"reference_ml", "prediction_ml", *evaluation.figures_of(region)}
+        rows[region] = {
+            row["case_id"]: {name: known(row[name], math.nan) for name in row if name in names}
+            for row in evaluation.of_region(region)
+        }
+    patients = evaluation.summary.get("patients", {})
+    return figures_of_regions(rows, {c: patients.get(c, c) for of_region in rows.values() for c in of_region})
 
 
 def _note(row: dict[str, str]) -> str:

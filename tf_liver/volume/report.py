@@ -20,7 +20,6 @@ from tf_liver.volume.planes import view_or_say_why
 from tf_liver.volume.sections import Region, ShownCase
 
 PAGE = Path(__file__).parent / "page"
-WORST = 3
 WORKERS = 8  # the largest cases take 1 GB each
 
 
@@ -39,7 +38,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
     jobs = [(c, by_id.get(c), evaluation.prediction(c), evaluation.labels) for c in case_ids]
     views = in_processes(view_or_say_why, jobs, min(WORKERS, os.cpu_count() or 1))
     shown = [ShownCase.of(evaluation, i, v) for i, v in enumerate(track(views, "drawing cases", len(jobs)))]
-    shown.sort(key=lambda case: case.badness)
+    shown.sort(key=lambda case: case.place)
     page = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
@@ -50,7 +49,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
         failed=evaluation.summary.get("failed") or {},
         regions=[Region.of(evaluation, region, anchors) for region in evaluation.regions],
         interval=evaluation.summary.get("interval", ""),
-        worst=shown[:WORST] if len(shown) > WORST else [],
+        by_id={case.case_id: case for case in shown},
         charts=charts(evaluation, run),
         summary=sections.all_figures(evaluation.summary),
         cases=shown,

@@ -5,7 +5,9 @@ both masks empty     nothing was there and nothing was claimed: overlap scores a
 only one is empty    a missed or an invented organ: overlap scores and NSD are 0
 either is empty      there are no distances: HD95, ASSD, RMSD and MSD are NaN; and so is the volume difference in %
                      where nothing was there and something was claimed
-No case ever drops out of a mean of overlap scores; NaN is an empty cell in metrics.csv, and the summary counts it.
+A region's means are over the cases whose reference holds it, where a missed one counts 0; what is claimed in the others
+is told beside them as false positives, for 1 in every case without a tumour would hide that none was found. NaN is an
+empty cell in metrics.csv, and the summary counts it.
 """
 
 import dataclasses
@@ -119,7 +121,8 @@ class RegionScores:
 
     precision, recall: of voxels. nsd_…: normalised surface Dice at that tolerance. msd_mm: maximum surface distance.
     voe, rvd: volume overlap error (1 − IoU) and relative volume difference, as LiTS has them.
-    lesions_…: see lesions.py; burden_…: tumour's share of the liver; both of region tumour only.
+    false_positive_ml: what is claimed where the reference lacks the region; it marks the cases that are left out of the
+    region's means. lesions_…: see lesions.py; burden_…: tumour's share of the liver; both of region tumour only.
     """
 
     case_id: str
@@ -143,6 +146,7 @@ class RegionScores:
     msd_mm: float
     voe: float
     rvd: float
+    false_positive_ml: float | None
     lesions_found: int | None = None
     lesions_missed: int | None = None
     lesions_invented: int | None = None
@@ -188,6 +192,7 @@ def score_region(
         volume_difference_percent=100 * difference,
         voe=1 - iou(counts),
         rvd=difference,
+        false_positive_ml=None if counts.reference else counts.prediction * voxel_ml,
         **distances,
     )
     return scores, counts

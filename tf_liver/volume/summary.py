@@ -1,4 +1,4 @@
-"""The scores of many cases in a few numbers, with an interval over patients, and the LiTS challenge's figures."""
+"""The scores of many cases in a few numbers, with an interval over patients, and what challenges make of them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 
 from tf_liver.volume import scores
+from tf_liver.volume.intervals import METHOD, interval_of, limits_of, patient_means
 from tf_liver.volume.scores import Counts
 from tf_liver.volume.scoring import CaseResult
 
-RESAMPLES = 10_000
-BOOTSTRAP_SEED = 0
-INTERVAL_PERCENT = (2.5, 97.5)
+CONVENTIONS = {
+    "regions": "over the cases whose reference holds the region; claims in the others are under false_positives",
+    "lits": "LiTS: dice_per_case is over all cases, and is 1 where both masks are empty, 0 where one is",
+    "msd": "Decathlon, by surface-distance: over all cases in which either mask holds the region; 0 where one is empty",
+}
+Scores = Mapping[str, float]
 
 
 def summarise(results: Sequence[CaseResult], unsegmented: Mapping[str, str]) -> dict[str, Any]:
@@ -20,65 +24,91 @@ def summarise(results: Sequence[CaseResult], unsegmented: Mapping[str, str]) -> 
 
     unsegmented: case_id → why it has no label map; listed under "failed" with those that could not be scored.
 
-    regions: region → score → mean, sd, median, q1, q3 of the cases, low and high of the mean, undefined.
-    pooled: scores of all voxels of all cases together. lits: see `_lits`.
+    regions: see `figures_of_regions`; false_positives beside it. pooled: scores of all voxels of all cases together.
+    lits, msd: what the challenges make of the same cases; conventions says how they differ.
     """
     done = [result for result in results if result.rows]
     regions = list(done[0].rows) if done else []
-    patients = [result.case.patient for result in done]
+    rows = {name: {result.case.case_id: result.rows[name].scores for result in done} for name in regions}
+    patients = {result.case.case_id: result.case.patient for result in done}
     return {
         "cases": len(done),
         "failed": {**unsegmented, **{result.case.case_id: result.error for result in results if result.error}},
-        "patients": {result.case.case_id: result.case.patient for result in done},
-        "interval": f"95 % of the mean, bootstrap over {len(set(patients))} patients",
-        "regions": {name: _region([result.rows[name].scores for result in done], patients) for name in regions},
+        "patients": patients,
+        "interval": METHOD,
+        "conventions": CONVENTIONS,
+        **figures_of_regions(rows, patients),
         "pooled": {name: _pooled([result.counts[name] for result in done]) for name in regions},
         "empty_reference": {name: _count_empty(done, name, "reference") for name in regions},
         "empty_prediction": {name: _count_empty(done, name, "prediction") for name in regions},
         "lits": _lits(done, regions),
+        "msd": {name: _msd(list(of_region.values())) for name, of_region in rows.items()},
     }
 
 
-def _region(rows: Sequence[Mapping[str, float]], patients: Sequence[str]) -> dict[str, Any]:
-    weights = resample_patients(patients)
-    return {name: describe(np.array([row[name] for row in rows], np.float64), weights) for name in rows[0]}
+def figures_of_regions(rows: Mapping[str, Mapping[str, Scores]], patients: Mapping[str, str]) -> dict[str, Any]:
+    """Return what summary.json says of each region.
+
+    rows: region → case_id → scores. patients: case_id → patient.
+
+    cases_with_region: how many cases' references hold it. regions: region → score → see `describe`, over those.
+    false_positives: region → over the others: cases, with_prediction (how many claim it), lesions (tumours only) and ml
+    claimed in all of them.
+    """
+    held = {
+        region: {case_id: row for case_id, row in of_region.items() if holds_region(row)}
+        for region, of_region in rows.items()
+    }
+    return {
+        "cases_with_region": {region: len(of_region) for region, of_region in held.items()},
+        "regions": {region: _figures(of_region, held[region], patients) for region, of_region in rows.items()},
+        "false_positives": {region: _false_positives(list(some.values())) for region, some in rows.items()},
+    }
 
 
-def describe(values: np.ndarray, weights: np.ndarray) -> dict[str, float | int | None]:
-    """Return mean, SD (n − 1), median, quartiles, the mean's 95 % bootstrap interval, and how many are undefined.
+def _figures(rows: Mapping[str, Scores], held: Mapping[str, Scores], patients: Mapping[str, str]) -> dict[str, Any]:
+    names = [name for name in next(iter(rows.values())) if all(name in row for row in rows.values())]
+    who = [patients[case_id] for case_id in held]
+    return {
+        name: describe(np.array([row[name] for row in held.values()], np.float64), who, limits_of(name))
+        for name in names
+    }
 
-    values: (cases,), NaN where undefined; those are left out of all figures, and counted. weights: see
-    `resample_patients`. What cannot be said is None: the SD of one case, the interval of one patient.
+
+def holds_region(row: Mapping[str, Any]) -> bool:
+    """Return whether the reference of a case holds the region of a row of scores."""
+    return bool(row.get("reference_ml", math.nan) != 0)
+
+
+def _false_positives(rows: Sequence[Scores]) -> dict[str, float | int]:
+    free = [row for row in rows if not holds_region(row)]
+    found: dict[str, float | int] = {
+        "cases": len(free),
+        "with_prediction": sum(row["prediction_ml"] > 0 for row in free),
+        "ml": float(sum(row["prediction_ml"] for row in free)),
+    }
+    if any("lesions_invented" in row for row in rows):
+        found["lesions"] = sum(row["lesions_invented"] for row in free)
+    return found
+
+
+def describe(values: np.ndarray, patients: Sequence[str], limits: tuple[float, float]) -> dict[str, Any]:
+    """Return mean, SD (n − 1), median, quartiles, the mean's 95 % interval (intervals.py), and how many are undefined.
+
+    values: (cases,), NaN where undefined; those are left out of all figures, and counted. patients: of each case.
+    limits: of the values. What cannot be said is None: the SD of one case, the interval of two patients.
     """
     there = ~np.isnan(values)
     defined = values[there]
-    described: dict[str, float | int | None] = dict.fromkeys(("mean", "sd", "median", "q1", "q3", "low", "high"))
+    described: dict[str, Any] = dict.fromkeys(("mean", "sd", "median", "q1", "q3"))
     if len(defined):
         q1, median, q3 = np.percentile(defined, [25, 50, 75]).tolist()
         described |= {"mean": float(defined.mean()), "median": median, "q1": q1, "q3": q3}
     if len(defined) > 1:
         described["sd"] = float(defined.std(ddof=1))
-    # Without resamples that hold no defined value at all.
-    drawn = weights[:, there].sum(axis=1)
-    means = (weights[:, there] @ defined)[drawn > 0] / drawn[drawn > 0]
-    if len(means):
-        described["low"], described["high"] = np.percentile(means, INTERVAL_PERCENT).tolist()
-    return described | {"undefined": int((~there).sum())}
-
-
-def resample_patients(patients: Sequence[str]) -> np.ndarray:
-    """Return how often each case is drawn when patients, with all their cases, are drawn with replacement.
-
-    (RESAMPLES, cases) int64, always the same for the same patients; no resamples for fewer than two patients, of
-    whose spread nothing is known. Cases of one patient are alike, so drawing cases would make the interval too narrow
-    (cluster bootstrap: Davison and Hinkley 1997, 3.8).
-    """
-    names = sorted(set(patients))
-    if len(names) < 2:
-        return np.zeros((0, len(patients)), np.int64)
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    return drawn[:, [names.index(patient) for patient in patients]]
+    who = [patient for patient, known in zip(patients, there, strict=True) if known]
+    interval = interval_of(patient_means(defined, who), limits)
+    return described | interval | {"undefined": int((~there).sum())}
 
 
 def _pooled(counts: Iterable[Counts]) -> dict[str, float]:
@@ -113,6 +143,13 @@ def _lits(done: Sequence[CaseResult], regions: Sequence[str]) -> dict[str, Any]:
         figures["lesions"] = _lesions(done)
         figures["tumour_burden"] = _burden(done)
     return figures
+
+
+def _msd(rows: Sequence[Scores]) -> dict[str, Any]:
+    """Return the Decathlon's two scores (Antonelli 2022), a case without the region in either mask undefined."""
+    there = [row for row in rows if row["reference_ml"] or row["prediction_ml"]]
+    means = {name: _mean(row[name] for row in there) for name in ("dice", "nsd_7mm")}
+    return means | {"undefined": len(rows) - len(there)}
 
 
 def _lesions(done: Sequence[CaseResult]) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Scores as a table on the screen, metrics.csv and summary.json."""
 
-import csv
 import dataclasses
-import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tf_liver.cells import to_csv
+from tf_liver.volume import intervals
 from tf_liver.volume.scores import RegionScores
 
+COLUMNS = [field.name for field in dataclasses.fields(RegionScores)]
 # Heading, score and form of the columns on the screen; metrics.csv holds them all.
 _COLUMNS = (
     ("Dice", "dice", ".4f"),
@@ -25,11 +26,9 @@ _COLUMNS = (
 
 
 def table(rows: Sequence[RegionScores]) -> str:
-    """Return the rows as text for a terminal; what is undefined is a dash."""
+    """Return the rows as text for a terminal; what is undefined, or of a region that the reference lacks, is a dash."""
     head = ["case", "region", *(heading for heading, _, _ in _COLUMNS)]
-    lines = [
-        [row.case_id, row.region, *(_cell(getattr(row, name), form) for _, name, form in _COLUMNS)] for row in rows
-    ]
+    lines = [[row.case_id, row.region, *(_shown(row, name, form) for _, name, form in _COLUMNS)] for row in rows]
     return aligned([head, *lines])
 
 
@@ -44,19 +43,21 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _cell(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else f"{value:{form}}"
+def _shown(row: RegionScores, name: str, form: str) -> str:
+    value = getattr(row, name)
+    scored = row.reference_ml > 0 or name.endswith("_ml")
+    return f"{value:{form}}" if scored and not math.isnan(value) else "–"
 
 
 def metrics_csv(rows: Iterable[RegionScores]) -> str:
     """Return the rows as CSV, one a case and region, with a header line; undefined or not applicable is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in dataclasses.fields(RegionScores)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = dataclasses.asdict(row)
-        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in cells.items()})
-    return out.getvalue()
+    return to_csv(COLUMNS, map(cells_of, rows))
+
+
+def cells_of(row: RegionScores) -> dict[str, Any]:
+    """Return the cells of a row of metrics.csv by column."""
+    cells = dataclasses.asdict(row)
+    return {name: "" if isinstance(v, float) and math.isnan(v) else v for name, v in cells.items()}
 
 
 def to_json(summary: dict[str, Any]) -> str:
@@ -71,13 +72,30 @@ def summary_lines(summary: dict[str, Any]) -> str:
 
 def _summary_line(region: str, summary: dict[str, Any]) -> str:
     of_cases, pooled = summary["regions"][region], summary["pooled"][region]
-    dice = of_cases["dice"]
-    interval = f" (95 % {dice['low']:.4f} to {dice['high']:.4f})" if dice["low"] is not None else ""
+    mean = {name: _known(figures["mean"], ".4f") for name, figures in of_cases.items()}
     hd95 = of_cases["hd95_mm"]
     undefined = f" ({hd95['undefined']} undefined)" if hd95["undefined"] else ""
     shown = "–" if hd95["mean"] is None else f"{hd95['mean']:.1f} mm"
     return (
-        f"{region}: mean Dice {dice['mean']:.4f}{interval}, IoU {of_cases['iou']['mean']:.4f}, "
-        f"NSD 2 mm {of_cases['nsd_2mm']['mean']:.4f}, HD95 {shown}{undefined} over {summary['cases']} cases; "
+        f"{region}: mean Dice {mean['dice']} ({intervals.in_words(of_cases['dice'])}), IoU {mean['iou']}, "
+        f"NSD 2 mm {mean['nsd_2mm']}, HD95 {shown}{undefined} over {over_cases(region, summary)}; "
         f"all voxels: Dice {pooled['dice']:.4f}, PA {pooled['pixel_accuracy']:.4f}, mIoU {pooled['mean_iou']:.4f}"
     )
+
+
+def over_cases(region: str, summary: Mapping[str, Any]) -> str:
+    """Return over how many cases a region's means are, and what was claimed in the others."""
+    held, free = summary["cases_with_region"][region], summary["false_positives"][region]
+    if not free["cases"]:
+        return f"{held} cases"
+    return f"{held} cases that hold it (of {free['cases']} without it {false_positives_in_words(free)})"
+
+
+def false_positives_in_words(free: Mapping[str, Any]) -> str:
+    """Return what was claimed in cases without a region: 2 with false positives, 3 lesions, 12.5 ml."""
+    lesions = f", {free['lesions']:g} lesion{'s' * (free['lesions'] != 1)}" if "lesions" in free else ""
+    return f"{free['with_prediction']} with false positives{lesions}, {free['ml']:.1f} ml"
+
+
+def _known(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"

@@ -1,0 +1,29 @@
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tf_liver.cells import guard, read_csv, to_csv, unguard
+
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1+1", "=", "-", "+inf"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_row_89_no_cell_begins_a_formula(text):
+    (cell,) = list(csv.reader(io.StringIO(to_csv(["a"], [{"a": text}]), newline="")))[1]
+    assert cell == f"'{text}"
+    assert unguard(cell) == text
+
+
+@pytest.mark.parametrize("value", [-1.5, 3, None, "", "-1.5", "+2", "-1e-3", "liver_1", "'quoted'", "a=b", "1-2"])
+def test_numbers_and_other_texts_stay(value):
+    assert guard(value) == value
+    assert unguard(value) == value
+
+
+@given(st.text(alphabet="'=+-@\t\r\nab1,\"", max_size=6))
+def test_what_was_written_is_read(text):
+    stream = io.StringIO(to_csv(["a", "b"], [{"a": text, "b": -1}]), newline="")
+    assert read_csv(stream) == (["a", "b"], [{"a": text, "b": "-1"}])
