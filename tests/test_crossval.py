@@ -65,7 +65,7 @@ def test_every_case_is_scored_once_as_its_own_run_scored_it(scored, phantoms, ca
     assert (found["mean"], found["sd"]) == (pytest.approx(np.mean(dice)), pytest.approx(np.std(dice, ddof=1)))
     assert (found["low"], found["high"], found["patients"]) == (*mean_interval(np.array(dice), (0, 1)), 4)
     assert (summary["checkpoint"], summary["cases"], summary["failed"]) == ("last", 4, {})
-    assert f"mean Dice {np.mean(dice):.4f} over 4 cases, SD" in out
+    assert f"mean Dice {np.mean(dice):.4f} over 4 cases; SD" in out
     assert (scored / "evaluation-last" / "seed_0" / "report.html").is_file()
     assert evaluate.main(["--compare", str(scored), str(scored), "--checkpoint", "last"]) == 0
     assert "4 cases" in capsys.readouterr().out

@@ -180,7 +180,11 @@ def _card(key: str, values: Mapping[str, Any], cases: int) -> Card:
         people = f"{values['patients']} patients" if values.get("patients") else ""
         interval = f"95 % CI |{text('low')} to {text('high')}" + f" |({people})" * bool(people)
         lines = [
-            _kept(interval if text("low") else f"no 95 % CI: |{values.get('no_interval', 'too few patients')}"),
+            _kept(
+                interval
+                if text("low")
+                else "no 95 % CI: |" + values.get("no_interval", "too few patients").replace(", ", ", |")
+            ),
             _kept(f"SD {text('sd')} · |median {text('median')}"),
             _kept(f"quartiles |{text('q1')} to {text('q3')}"),
         ]
