@@ -121,14 +121,22 @@ def licence_of(data: Path) -> str:
         return NO_LICENCE
 
 
+# What an evaluation tells beside the scores of its regions.
+BESIDE_SCORES = ("cases", "cases_with_region", "false_positives")
+
+
 def scores_of(run: Run, checkpoint: str) -> dict[str, dict[str, Any]]:
-    """Return mean and SD of every score by evaluation folder and region, as far as this checkpoint was evaluated."""
+    """Return each score's mean, SD and interval by evaluation folder and region, and over how many cases.
+
+    Of every evaluation of this checkpoint; see `summary.figures_of_regions`.
+    """
     found = {}
     for path in sorted(run.path.glob("evaluation*/summary.json")):
         summary = run.read_json(str(path.relative_to(run.path)))
         if summary.get("checkpoint") == checkpoint:
             regions = summary.get("regions") or {"liver": summary}
-            found[path.parent.name] = {"cases": summary["cases"]} | {
+            beside = {name: summary[name] for name in BESIDE_SCORES if name in summary}
+            found[path.parent.name] = beside | {
                 region: {score: v for score, v in scores.items() if isinstance(v, dict) and "mean" in v}
                 for region, scores in regions.items()
             }
@@ -192,17 +200,30 @@ def training_line(facts: dict[str, Any]) -> str:
 def score_lines(scores: dict[str, dict[str, Any]]) -> list[str]:
     """Return the evaluations as a Markdown table, or the sentence that there are none."""
     rows = [
-        f"| {folder} | {regions['cases']} | {region} | {score} | {value['mean']:.4f} | "
-        + (f"{value['sd']:.4f} |" if value.get("sd") is not None else "|")
-        for folder, regions in scores.items()
-        for region, table in regions.items()
-        if isinstance(table, dict)
+        f"| {folder} | {found.get('cases_with_region', {}).get(region, found['cases'])} | {region} | {score} | "
+        f"{value['mean']:.4f} | {_or_blank(value, 'sd')} | {_or_blank(value, 'low')} | {_or_blank(value, 'high')} |"
+        for folder, found in scores.items()
+        for region, table in found.items()
+        if region not in BESIDE_SCORES
         for score, value in table.items()
         if value["mean"] is not None
     ]
+    claims = [
+        f"{folder}: of {free['cases']} cases without {region} {free['with_prediction']} with false positives, "
+        f"{free['ml']:.1f} ml in all."
+        for folder, found in scores.items()
+        for region, free in found.get("false_positives", {}).items()
+        if free["cases"]
+    ]
     if not rows:
-        return ["This checkpoint has not been evaluated."]
-    return ["| evaluation | cases | region | score | mean | SD |", "|---|---|---|---|---|---|", *rows]
+        return ["This checkpoint has not been evaluated.", *claims]
+    head = ["| evaluation | cases | region | score | mean | SD | 95 % from | to |", "|---|---|---|---|---|---|---|---|"]
+    return [*head, *rows, *[line for claim in claims for line in ("", claim)]]
+
+
+def _or_blank(value: dict[str, Any], name: str) -> str:
+    old = name != "sd" and "patients" not in value  # the intervals of old evaluations covered less than they said
+    return "" if old or value.get(name) is None else f"{value[name]:.4f}"
 
 
 def speed_lines(facts: dict[str, Any]) -> list[str]:

@@ -97,22 +97,29 @@ def read_evaluation(folder: Path) -> Evaluation:
     for row in rows:
         row.setdefault("note", _note(row))
     evaluation = Evaluation(folder, rows, summary)
-    if "false_positives" not in summary:  # of before this was told apart
-        summary |= _figures_of_old(evaluation)
+    of_rows = _figures_of_rows(evaluation)
+    if "false_positives" not in summary:  # of before cases without a region stood apart
+        summary["regions"] = of_rows["regions"]
+    summary["false_positives"] = of_rows["false_positives"]
     return evaluation
 
 
-def _figures_of_old(evaluation: Evaluation) -> dict[str, Any]:
+def _figures_of_rows(evaluation: Evaluation) -> dict[str, Any]:
     """Return what `figures_of_regions` says of the rows of metrics.csv, for the scores that apply to a region."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for region in evaluation.regions:
-        names = {"reference_ml", "prediction_ml", *evaluation.figures_of(region)}
+        names = {"reference_ml", "prediction_ml", "lesions_invented", *evaluation.figures_of(region)}
         rows[region] = {
-            row["case_id"]: {name: known(row[name], math.nan) for name in row if name in names}
+            row["case_id"]: {name: known(row[name], math.nan) for name in row if name in names and _applies(name, row)}
             for row in evaluation.of_region(region)
         }
-    patients = evaluation.summary.get("patients", {})
+    patients = evaluation.summary.get("patients")
+    patients = patients if isinstance(patients, dict) else {}
     return figures_of_regions(rows, {c: patients.get(c, c) for of_region in rows.values() for c in of_region})
+
+
+def _applies(score: str, row: dict[str, str]) -> bool:
+    return score != "lesions_invented" or bool(row[score])
 
 
 def _note(row: dict[str, str]) -> str:
