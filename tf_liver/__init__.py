@@ -1,9 +1,21 @@
 """Train, evaluate and serve liver segmentation from CT with Keras and TensorFlow."""
 
 import os
+import signal
 import sys
 
 __version__ = "0.1.0"
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+# `python -m tf_liver.…`: runpy leaves "-m" here while it looks for the module. Nothing is at stake while modules are
+# imported, some of which lose an exception or print it; `command` takes Ctrl-C over.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
 
 if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
     raise ImportError(

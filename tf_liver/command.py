@@ -7,6 +7,7 @@ import difflib
 import functools
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -18,7 +19,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from argparse_dataclass import ArgumentParser
 
 from tf_liver.experiment import Experiment
-from tf_liver.progress import show_warning
+from tf_liver.progress import show_warning, write_anything
 
 Options = TypeVar("Options")
 
@@ -118,6 +119,9 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
+        write_anything()
+        if argv is None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # until now, the package's own
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             try:

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import TypeVar
 
-from tf_liver.progress import show_warning
+from tf_liver.progress import show_warning, write_anything
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -44,6 +44,7 @@ def in_processes(work: Callable[..., Result], items: Sequence[T], workers: int, 
 
 def _begin() -> None:
     """Set up a worker: it ends with its parent, however that ends, and shows warnings as commands do."""
+    write_anything()
     warnings.showwarning = show_warning
     parent = multiprocessing.parent_process()
     assert parent is not None

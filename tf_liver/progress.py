@@ -1,5 +1,6 @@
 """Progress on the terminal: a bar where somebody looks, plain lines where nobody does."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -25,3 +26,10 @@ def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__:
     """Print our own warnings as a line; those of libraries are for their developers."""
     if category.__module__.startswith("tf_liver"):
         print(f"warning: {message}", file=sys.stderr)
+
+
+def write_anything() -> None:
+    """Let what a terminal's encoding lacks, or a file name that is no UTF-8, come out as `?`, never as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

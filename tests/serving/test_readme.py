@@ -26,7 +26,7 @@ def test_curl(server, slices, predictor, tmp_path):
     (tmp_path / "slice.png").write_bytes(encode_slices(slices[20:21])[0])
     command = block.replace("http://localhost:8501", server.url("rest"))
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
-    found = decode_labels([(tmp_path / "label.png").read_bytes()], slices.shape[1:])
+    found = decode_labels([(tmp_path / "label.png").read_bytes()], (1, *slices.shape[1:]))
     np.testing.assert_array_equal(found, segment_volume(predictor, slices[20:21]))
 
 

@@ -36,7 +36,7 @@ def labels_of(model, slices):
             continue
         outputs = model.run(signature, inputs)
         found[signature] = (
-            decode_labels(outputs["label_bytes"], slices.shape[1:]) if "label_bytes" in outputs else outputs["label"]
+            decode_labels(outputs["label_bytes"], slices.shape) if "label_bytes" in outputs else outputs["label"]
         )
     return found
 
@@ -82,7 +82,7 @@ def test_pngs_of_many_sizes_in_one_request(model, predictor):
     pngs = model.run("serve_encoded", {"image_bytes": [encode_slices(image[None])[0] for image in images]})
     for image, png in zip(images, pngs["label_bytes"], strict=True):
         expected = predictor(image[None].astype(np.float32)).numpy() >= THRESHOLD
-        np.testing.assert_array_equal(decode_labels([png], image.shape), expected)
+        np.testing.assert_array_equal(decode_labels([png], (1, *image.shape)), expected)
 
 
 @settings(max_examples=30, deadline=None)

@@ -93,7 +93,7 @@ def test_signatures_before_they_are_saved(tiny, slices, head):
     assert set(np.unique(labels)) == {0, 1, 2}
     np.testing.assert_array_equal(served["volume"](volume=tf.constant(slices))["label"], labels)
     pngs = served["serve_encoded"](image_bytes=tf.constant(encode_slices(slices)))["label_bytes"].numpy()
-    np.testing.assert_array_equal(decode_labels(list(pngs), slices.shape[1:]), labels)
+    np.testing.assert_array_equal(decode_labels(list(pngs), slices.shape), labels)
 
 
 def test_twice_the_probabilities_are_half_the_voxels():

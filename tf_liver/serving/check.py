@@ -155,7 +155,7 @@ def answers_of(model: LoadedModel, slices: np.ndarray) -> dict[str, Any]:
             if name == "describe":
                 value = np.array(value)
             elif isinstance(value, list):
-                output, value = output.removesuffix("_bytes"), decode_labels(value, slices.shape[1:])
+                output, value = output.removesuffix("_bytes"), decode_labels(value, slices.shape)
             answers[f"{name}/{output}"] = value
     start = time.perf_counter()
     model.run("volume", inputs["volume"])

@@ -17,6 +17,7 @@ from tf_liver.data import TUMOUR
 from tf_liver.data.slices import neighbourhood
 from tf_liver.experiment import Experiment, from_json
 from tf_liver.progress import track
+from tf_liver.serving.answers import AnswerError, checked_labels
 from tf_liver.serving.wire import MODEL_NAME, require_serving_api
 from tf_liver.volume.inference import BATCH_SLICES
 
@@ -82,7 +83,7 @@ class Transport(Protocol):
         """Return the label map (B, H, W) uint8 of slices in HU.
 
         Raises:
-            Passing, TooLarge: see there.
+            Passing, TooLarge, AnswerError: see there.
             ServerError: an error that will not pass.
         """
         ...
@@ -112,7 +113,7 @@ class RemoteModel:
     def describe(self) -> dict[str, Any]:
         """Return what the export's metadata.json says; raises as `segment`."""
         said = self._patiently(self._transport.describe)
-        self.neighbours = int(said.get("neighbours", 0))
+        self.neighbours = said.get("neighbours", 0)
         if self.neighbours and urlsplit(self._address.url).scheme.startswith("http"):
             raise ServerError(
                 f"{self._address.url}: REST carries single slices, and this model wants neighbours; use gRPC"
@@ -157,20 +158,18 @@ class RemoteModel:
             last = min(first + size, len(slices))
             part = slices[neighbourhood(first, last, self.neighbours, len(slices))]
             try:
-                labels = self._patiently(functools.partial(self._transport.labels, part))
+                labels = self._patiently(functools.partial(self._labels, part))
             except TooLarge as error:
                 if last - first == 1:
                     raise ServerError(f"{self._address.url}: refuses a single slice as too large: {error}") from error
                 size = (last - first + 1) // 2
                 self._request_bytes = size * part[0].nbytes  # the next scan need not find out again
                 continue
-            if labels.shape != part.shape or labels.dtype != np.uint8:
-                raise ServerError(
-                    f"{self._address.url}: must answer with uint8 labels {part.shape}. "
-                    f"Received: {labels.dtype} {labels.shape}; is it another model?"
-                )
             yield first, labels[self.neighbours : len(labels) - self.neighbours]
             first = last
+
+    def _labels(self, part: np.ndarray) -> np.ndarray:
+        return checked_labels(self._transport.labels(part), part.shape)
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer, with longer and longer waits in between."""
@@ -180,6 +179,8 @@ class RemoteModel:
                 time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
             try:
                 return ask()
+            except AnswerError as error:
+                raise ServerError(f"{self._address.url}: {error}") from error
             except Passing as error:
                 last = error
         raise ServerError(f"{self._address.url}: not available, {ATTEMPTS} times: {last}") from last

@@ -1,6 +1,7 @@
 """What travels between clients and the served model; no TensorFlow here, so that both ends can import it."""
 
 import importlib.util
+import struct
 from collections.abc import Sequence
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 MODEL_NAME = "tf_liver"
 # What a 16-bit PNG holds is HU + 1024: air is 1024 below water, and PNG knows no negative numbers.
 PNG_OFFSET_HU = 1024
+_PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
 # The signatures, as model cards and tests name them.
 SIGNATURES = {
     "serving_default": "image: float32 HU (B, H, W) → probability: float32 (B, H, W), label: uint8 (B, H, W)",
@@ -42,19 +44,33 @@ def encode_slices(slices: np.ndarray) -> list[bytes]:
 
 
 def decode_labels(pngs: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    """Return label maps (B, H, W) uint8 of 8-bit PNGs.
+    """Return label maps uint8 of 8-bit grey PNGs, of shape (B, H, W).
 
     Raises:
-        ValueError: not PNGs of the height and width that were asked for.
+        ValueError: another number of them, or not PNGs of this height and width; seen before anything is unpacked.
     """
-    images = []
-    for png in pngs:
-        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
-        if image is None or image.shape != shape or image.dtype != np.uint8:
-            received = "no picture" if image is None else f"{image.shape} {image.dtype}"
-            raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: {received}")
-        images.append(image)
-    return np.stack(images)
+    if len(pngs) != shape[0]:
+        raise ValueError(f"there must be {shape[0]} of them. Received: {len(pngs)}")
+    images = np.empty(shape, np.uint8)
+    for image, png in zip(images, pngs, strict=True):
+        image[...] = _decode_label(png, shape[1:])
+    return images
+
+
+def _decode_label(png: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    if len(png) < 33 or not png.startswith(_PNG_BEGIN) or not png.endswith(_PNG_END):
+        raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: no whole picture")
+    width, height, depth, colour = struct.unpack(">IIBB", png[16:26])  # www.w3.org/TR/png, 11.2.1
+    if (height, width) != shape or (depth, colour) != (8, 0):
+        kind = f"{depth} bits, colour type {colour}"
+        raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: {(height, width)}, {kind}")
+    try:
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: {error.err}") from error
+    if image is None or image.shape != shape or image.dtype != np.uint8:
+        raise ValueError(f"labels must be 8-bit PNGs of {shape}. Received: a damaged picture")
+    return image
 
 
 def example_inputs(slices: np.ndarray) -> dict[str, dict[str, np.ndarray | list[bytes]]]:
