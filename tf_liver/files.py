@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,17 @@ def fsync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def irregular(path: Path) -> str:
+    """Say what a path is that is no regular file, which must never be opened: a pipe is waited for; "" for a file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    mode = os.stat(path).st_mode
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return "" if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "a device")
 
 
 class HashingFile(io.FileIO):

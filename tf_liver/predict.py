@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tf_liver.command import (
     parse,
     quiet_tensorflow,
 )
+from tf_liver.data import GridWarning
 from tf_liver.data.scans import find_scans, name_of_scan
 from tf_liver.ensemble import RUNS_MEANT, check_mirrored, load_together, open_runs
 from tf_liver.files import require_writable
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs = label_map_paths(scans, options.output)
     require_writable(options.output)
 
+    warnings.simplefilter("ignore", GridWarning)  # said with what was found in each scan
     quiet_tensorflow()
     from tf_liver.volume.inference import segment_files
 

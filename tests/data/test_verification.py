@@ -141,7 +141,7 @@ def test_no_orientation_at_all_is_odd(tmp_path):
         data[252:256] = bytes(4)  # qform_code, sform_code
         path.write_bytes(data)
         assert not nib.load(path).header["sform_code"]
-    assert "neither qform nor sform is set; which side is right is a guess" in warned(case)[1]
+    assert "no orientation is set (qform_code and sform_code are 0)" in " ".join(warned(case)[1])
 
 
 def test_everything_wrong_with_a_case_is_said_at_once(tmp_path):

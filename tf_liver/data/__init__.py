@@ -16,3 +16,7 @@ class DataError(ValueError):
 
 class DataWarning(UserWarning):
     """Something odd in data that can be used all the same."""
+
+
+class GridWarning(DataWarning):
+    """Something doubtful about where a scan's voxels lie; its Volume carries the text too."""

@@ -16,12 +16,14 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from tf_liver.data import DataError, DataWarning
+from tf_liver.data.header import check_affine
 from tf_liver.data.nifti import Volume, canonical
 
-REQUIRED = (
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("Rows", "Columns", "RescaleSlope", "RescaleIntercept"),
-)
+# Field → how many numbers it must hold.
+REQUIRED = {
+    **{"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2},
+    **{"Rows": 1, "Columns": 1, "RescaleSlope": 1, "RescaleIntercept": 1},
+}
 # Scanners round positions to 0.1 mm or less; slices are 0.5 mm apart and more.
 UNEVEN = 0.2
 TILT_DEGREES = 0.1
@@ -45,10 +47,10 @@ def read_series(folder: Path) -> Volume:
     return canonical(voxels.transpose(2, 1, 0), _header(folder, ordered[0], step, voxels.shape[::-1]))
 
 
-def _read(path: Path, pixels: bool) -> Any:
-    """Return pydicom's dataset of a file."""
+def _read_header(path: Path) -> Any:
+    """Return pydicom's dataset of a file, without its pixels."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        return pydicom.dcmread(path, stop_before_pixels=True)
     except (InvalidDicomError, OSError):
         raise
     except Exception as error:  # pydicom has no common base class for what damaged files make it raise
@@ -58,12 +60,17 @@ def _read(path: Path, pixels: bool) -> Any:
 def _read_headers(folder: Path) -> list[Any]:
     """Return the headers of all images in a folder; what is no DICOM image is passed over with a warning."""
     images, others = [], []
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(".")):
+        if not path.is_file():  # a pipe would be waited for
+            others.append(path.name)
+            continue
         try:
-            header = _read(path, pixels=False)
+            header = _read_header(path)
         except InvalidDicomError:
             others.append(path.name)
             continue
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
         if "Rows" in header:
             images.append(header)
         elif path.name != "DICOMDIR":
@@ -76,10 +83,33 @@ def _read_headers(folder: Path) -> list[Any]:
     return images
 
 
+def _value(one: Any, field: str) -> Any:
+    """Return the value of a field, or None; pydicom decodes it only now, and raises what it likes."""
+    try:
+        return one.get(field)
+    except Exception as error:
+        raise DataError(f"{one.filename}: {field} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _numbers(one: Any, field: str, count: int) -> np.ndarray:
+    """Return a field's numbers, (count,) float64, all finite."""
+    value = _value(one, field)
+    if value in (None, ""):
+        raise DataError(f"{one.filename}: {field} must be there. Received: nothing")
+    try:
+        numbers = np.atleast_1d(np.array(value, np.float64))
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        what = "a finite number" if count == 1 else f"{count} finite numbers"
+        raise DataError(f"{one.filename}: {field} must be {what}. Received: {str(value)[:80]}")
+    return numbers
+
+
 def _check_one_series(folder: Path, slices: Sequence[Any]) -> None:
-    series = Counter(str(one.get("SeriesInstanceUID", "")) for one in slices)
+    series = Counter(str(_value(one, "SeriesInstanceUID") or "") for one in slices)
     if len(series) > 1:
-        names = {str(one.get("SeriesInstanceUID", "")): str(one.get("SeriesDescription", "")) for one in slices}
+        names = {str(_value(one, "SeriesInstanceUID") or ""): _value(one, "SeriesDescription") for one in slices}
         found = "; ".join(f"{names[uid] or 'no description'} ({uid}): {n} files" for uid, n in sorted(series.items()))
         raise DataError(f"{folder}: must hold one series, a folder each. Received {len(series)}: {found}")
 
@@ -89,17 +119,19 @@ def _check_alike(slices: Sequence[Any]) -> None:
     first = slices[0]
     for one in slices:
         name = one.filename
-        if (modality := one.get("Modality")) != "CT":
+        if (modality := _value(one, "Modality")) != "CT":
             raise DataError(f"{name}: the modality must be CT. Received: {modality}")
-        if int(one.get("NumberOfFrames", 1)) > 1:
+        if _value(one, "NumberOfFrames") not in (None, "") and _numbers(one, "NumberOfFrames", 1)[0] > 1:
             raise DataError(f"{name}: must be one slice; enhanced multi-frame files are not read. Received: several")
-        for field in REQUIRED:
-            if one.get(field) in (None, ""):
-                raise DataError(f"{name}: {field} must be there. Received: nothing")
+        for field, count in REQUIRED.items():
+            _numbers(one, field, count)
         for field in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
-            mine, others = np.atleast_1d(one[field].value), np.atleast_1d(first[field].value)
-            if mine.shape != others.shape or not np.allclose(mine.astype(float), others.astype(float), atol=1e-4):
+            mine, others = (_numbers(header, field, REQUIRED[field]) for header in (one, first))
+            if not np.allclose(mine, others, atol=1e-4):
                 raise DataError(f"{name}: {field} must be that of {first.filename}: {others}. Received: {mine}")
+    for field in ("Rows", "Columns", "PixelSpacing"):
+        if not (_numbers(first, field, REQUIRED[field]) > 0).all():
+            raise DataError(f"{first.filename}: {field} must be positive. Received: {_value(first, field)}")
 
 
 def _in_order(folder: Path, slices: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
@@ -112,8 +144,9 @@ def _in_order(folder: Path, slices: Sequence[Any]) -> tuple[list[Any], np.ndarra
     order = np.argsort(places @ normal, kind="stable")
     ordered, places = [slices[i] for i in order], places[order]
     if len(ordered) == 1:
-        thickness = float(ordered[0].get("SpacingBetweenSlices") or ordered[0].get("SliceThickness") or 1)
-        return ordered, normal * thickness
+        given = [f for f in ("SpacingBetweenSlices", "SliceThickness") if _value(ordered[0], f) not in (None, "", 0)]
+        thickness = float(_numbers(ordered[0], given[0], 1)[0]) if given else 1.0
+        return ordered, normal * abs(thickness)
     steps = np.diff(places @ normal)
     usual = float(np.median(steps))
     for below, above, gap in zip(ordered, ordered[1:], steps.tolist(), strict=False):
@@ -143,8 +176,10 @@ def _header(folder: Path, first: Any, step: np.ndarray, shape: tuple[int, ...]) 
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     # A qform cannot hold a shear; code 1 is "scanner anatomical".
-    header.set_qform(affine, code=0 if tilt > TILT_DEGREES else 1)
-    header.set_sform(affine, code=1)
+    with np.errstate(over="ignore"):
+        header.set_sform(affine, code=1)
+        check_affine(header, folder)  # as of a NIfTI file
+        header.set_qform(affine, code=0 if tilt > TILT_DEGREES else 1)
     return header
 
 
@@ -152,15 +187,19 @@ def _read_voxels(slices: Sequence[Any]) -> np.ndarray:
     """Return HU (D, H, W), slice by slice: int16 where all values allow it exactly, otherwise float32."""
     voxels = np.empty((len(slices), slices[0].Rows, slices[0].Columns), np.int16)
     for k, header in enumerate(slices):
-        one = _read(Path(header.filename), pixels=True)
+        slope, intercept = (float(_numbers(header, f, 1)[0]) for f in ("RescaleSlope", "RescaleIntercept"))
         try:
-            stored = one.pixel_array
+            stored = pydicom.dcmread(header.filename).pixel_array
         except Exception as error:  # decoders raise what they like
             raise DataError(f"{header.filename}: the pixels cannot be decoded: {error}") from error
-        slope, intercept = float(one.RescaleSlope), float(one.RescaleIntercept)
-        hu = stored * slope + intercept
-        if stored.shape != voxels.shape[1:] or not np.isfinite(hu).all():
-            raise DataError(f"{header.filename}: must hold one plane of finite grey values. Received: {stored.shape}")
+        if stored.shape != voxels.shape[1:]:
+            raise DataError(f"{header.filename}: must hold one plane of grey values. Received: {stored.shape}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            hu = stored * slope + intercept
+            fits = np.isfinite(hu.astype(np.float32)).all()
+        if not fits:
+            values = f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}"
+            raise DataError(f"{header.filename}: rescaled voxels must fit float32. Received: {values}")
         whole = slope.is_integer() and intercept.is_integer() and hu.min() >= -32768 and hu.max() <= 32767
         if not whole and voxels.dtype == np.int16:
             voxels = voxels.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The NIfTI header: read with bounds, and checked for what nibabel lets through without a word."""
+"""The NIfTI header: read with bounds, checked for what nibabel lets through without a word, and its affine in mm."""
 
 import io
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
+from nibabel.quaternions import fillpositive
 from nibabel.spatialimages import HeaderDataError
 
 from tf_liver.data import DataError
@@ -14,12 +16,25 @@ from tf_liver.data import DataError
 MAX_DEFLATE_RATIO = 1032
 MAX_EXTRA_BYTES = 1 << 20
 MAX_VOX_OFFSET = 1 << 26
+# Of single files, NIfTI-1 and 2; nibabel takes the latter's second half for a check of line ends, which may be absent.
+MAGICS = (b"n+1\0", b"n+2\0\r\n\x1a\n", b"n+2\0\0\0\0\0")
+# The NIfTI-1 standard's xyzt_units, its lowest three bits: unknown, metre, millimetre, micron.
+UNIT_BITS, MM_PER_UNIT = 7, {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+LAST_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
+# Rounding in one form or the other moves a corner by less.
+FORMS_APART_MM = 1.0
 
 
 class Nifti2Header(nib.Nifti2Header):
-    """nibabel's, but quaternions may be as far from one as NIfTI-1's float32 leaves them in a converted file."""
+    """nibabel's, but a quaternion that it refuses may be as far from one as NIfTI-1's float32 leaves it."""
 
-    quaternion_threshold = nib.Nifti1Header.quaternion_threshold
+    def get_qform_quaternion(self) -> Any:
+        """Return (w, x, y, z); the wider threshold sets small w to 0, so it must not be asked first."""
+        try:
+            return super().get_qform_quaternion()
+        except ValueError:
+            vector = [float(self[f"quatern_{name}"]) for name in "bcd"]
+            return fillpositive(vector, nib.Nifti1Header.quaternion_threshold)
 
 
 def read_header(stream: io.RawIOBase | io.BufferedIOBase, path: Path) -> Any:
@@ -43,8 +58,8 @@ def read_header(stream: io.RawIOBase | io.BufferedIOBase, path: Path) -> Any:
         raise DataError(f"{path}: the header must have {kind.sizeof_hdr} bytes. Received: {len(block)}")
     # Left to itself nibabel guesses the byte order from dim[0], which may be the very field that is wrong.
     header = kind.from_fileobj(io.BytesIO(block), endianness=">" if size[0] == 0 else "<", check=False)
-    magic = bytes(header["magic"].item())[:3]
-    if magic not in (b"n+1", b"n+2"):
+    magic = block[344:348] if kind is nib.Nifti1Header else block[4:12]
+    if magic not in MAGICS:
         raise DataError(f"{path}: must be a single-file NIfTI (magic n+1 or n+2). Received: {magic!r}")
     _skip_extensions(stream, header, path)
     return header
@@ -76,6 +91,61 @@ def _skip_extensions(stream: io.RawIOBase | io.BufferedIOBase, header: Any, path
         at += size
 
 
+def affine_mm(header: Any) -> np.ndarray:
+    """Return the affine that counts, voxel index of the file to mm, (4, 4) float64; units are honoured here alone."""
+    affine = np.array(header.get_best_affine(), np.float64)
+    affine[:3] *= MM_PER_UNIT[int(header["xyzt_units"]) & UNIT_BITS]
+    return affine
+
+
+def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return the largest distance between the same corner voxel of two grids of one shape."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+    apart = apply_affine(first, corners) - apply_affine(second, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def mend_header(header: Any) -> list[str]:
+    """Change what breaks the standard as nibabel 5.4.2 does when it loads a file; return what to say of it."""
+    said = []
+    for name in ("qform_code", "sform_code"):
+        if not 0 <= (code := int(header[name])) <= LAST_FORM_CODE:
+            header[name] = 0
+            said.append(f"{name} must lie in [0, {LAST_FORM_CODE}]. Received: {code}; that orientation is not used")
+    if (unit := int(header["xyzt_units"]) & UNIT_BITS) not in MM_PER_UNIT:
+        header["xyzt_units"] = int(header["xyzt_units"]) & ~UNIT_BITS & 0xFF
+        said.append(f"xyzt_units must be metres, mm or microns. Received: code {unit}; taken as mm")
+    qfac = float(header["pixdim"][0])
+    if qfac not in (-1, 1):
+        header["pixdim"][0] = 1
+        if qfac != 0 and not int(header["sform_code"]):  # by the standard, 0 is 1
+            said.append(f"pixdim[0] must be -1 or 1. Received: {qfac:g}; taken as 1, which may mirror the slices")
+    return said
+
+
+def grid_doubts(header: Any) -> list[str]:
+    """Return what is doubtful about the place of the voxels of a checked header, a sentence each."""
+    if not int(header["sform_code"]) and not int(header["qform_code"]):
+        # As measured with nibabel 5.4.2 and SimpleITK 2.5.7.
+        return [
+            "no orientation is set (qform_code and sform_code are 0): nibabel and SimpleITK mirror such voxels front "
+            "to back against each other; which side is right is a guess"
+        ]
+    if not int(header["sform_code"]) or not int(header["qform_code"]):
+        return []
+    try:
+        apart_mm = corner_distance_mm(header.get_sform(), header.get_qform(), header.get_data_shape())
+    except (ValueError, HeaderDataError):
+        return ["the qform cannot be computed; the sform gives the orientation, as in nibabel"]
+    apart_mm *= MM_PER_UNIT[int(header["xyzt_units"]) & UNIT_BITS]
+    if apart_mm <= FORMS_APART_MM:
+        return []
+    # findings/nifti-two-forms.sh
+    other = "; SimpleITK takes the qform" if int(header["sform_code"]) > 1 else ""
+    far = f"sform and qform put a corner {apart_mm:.3g} mm apart"
+    return [f"{far}; the sform gives the orientation, as in nibabel{other}"]
+
+
 def check_header(header: Any, path: Path, file_bytes: int, gzipped: bool) -> None:
     """Check dimensions, type, scaling and affine, and that so many voxels can lie in so large a file.
 
@@ -98,7 +168,7 @@ def check_header(header: Any, path: Path, file_bytes: int, gzipped: bool) -> Non
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite(slope) or (slope != 0 and not np.isfinite(inter)):
         raise DataError(f"{path}: scl_slope and scl_inter must be finite. Received: {slope:g} and {inter:g}")
-    _check_affine(header, path)
+    check_affine(header, path)
 
 
 _READABLE = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # NIfTI-1 codes: uint8 … uint64, float32, float64
@@ -119,13 +189,13 @@ def _check_shape(header: Any, path: Path) -> None:
     header.set_data_shape(shape)
 
 
-def _check_affine(header: Any, path: Path) -> None:
-    """The affine that will be used must be finite and invertible."""
+def check_affine(header: Any, path: Path) -> None:
+    """Raise DataError unless the affine that will be used is finite and invertible, of NIfTI files and DICOM alike."""
     spacing = [float(p) for p in header["pixdim"][1:4]]
     if int(header["sform_code"]) == 0 and not all(np.isfinite(p) and p > 0 for p in spacing):
         raise DataError(f"{path}: pixdim must be positive. Received: {spacing}")
     try:
-        affine = header.get_best_affine()
+        affine = affine_mm(header)
     except (ValueError, HeaderDataError) as error:
         raise DataError(f"{path}: the quaternion of the qform must be one. Received: {error}") from error
     if not np.isfinite(affine).all():

@@ -16,13 +16,21 @@ from typing import Any
 
 import numpy as np
 from isal import isal_zlib
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from tf_liver import files
-from tf_liver.data import LABELS, DataError, DataWarning
+from tf_liver.data import LABELS, DataError, DataWarning, GridWarning
 from tf_liver.data.gunzip import MAGIC, GunzipReader
-from tf_liver.data.header import MAX_EXTRA_BYTES, check_header, read_header
+from tf_liver.data.header import (
+    MAX_EXTRA_BYTES,
+    affine_mm,
+    check_header,
+    corner_distance_mm,
+    grid_doubts,
+    mend_header,
+    read_header,
+)
 
 # Grids whose corners lie within SAME_MM are the same; within CLOSE_MM they are, with a warning (rounding of the
 # affine by another tool: LiTS spacings are 0.6 mm and more); beyond it they are different grids.
@@ -39,12 +47,14 @@ class Volume:
 
     voxels: (width, height, depth), int16 where the values allow it, otherwise float32.
     affine: (4, 4), voxel index to mm, of the canonical grid.
-    header: the file's own header, which holds the native grid.
+    header: the file's own header, which holds the native grid, in its own units.
+    doubts: what is doubtful about where the voxels lie, a sentence each.
     """
 
     voxels: np.ndarray
     affine: np.ndarray
     header: Any
+    doubts: tuple[str, ...] = ()
 
     @property
     def slices(self) -> np.ndarray:
@@ -73,14 +83,14 @@ def read_volume(path: Path) -> Volume:
         DataError: anything wrong with the file; the message names file, rule and value.
         FileNotFoundError: no such file.
     """
-    with _open(path) as (stream, header):
-        return _read_rest(stream, header, path)
+    with _open(path) as (stream, header, doubts):
+        return _read_rest(stream, header, path, doubts)
 
 
-def _read_rest(stream: Any, header: Any, path: Path) -> Volume:
+def _read_rest(stream: Any, header: Any, path: Path, doubts: tuple[str, ...]) -> Volume:
     raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
     _read_to_the_end(stream, path)
-    return canonical(_as_int16(_scaled(raw, header, path)), header)
+    return canonical(_as_int16(_scaled(raw, header, path)), header, doubts)
 
 
 def _as_int16(voxels: np.ndarray) -> np.ndarray:
@@ -97,7 +107,7 @@ def iterate_slices(path: Path, digest: Any = None) -> Iterator[tuple[int, np.nda
 
     Raises: as `read_volume`; whoever uses the slices must wait for the end, where the checksums are.
     """
-    with _open(path, digest) as (stream, header):
+    with _open(path, digest) as (stream, header, doubts):
         to_canonical = io_orientation(header.get_best_affine())
         if to_canonical[2, 0] == 2 and is_plain_int16(header):
             *plane, depth = header.get_data_shape()
@@ -108,7 +118,7 @@ def iterate_slices(path: Path, digest: Any = None) -> Iterator[tuple[int, np.nda
                 yield (k if to_canonical[2, 1] > 0 else depth - 1 - k), (voxels if swapped else voxels.T)
             _read_to_the_end(stream, path)
             return
-        volume = _read_rest(stream, header, path)
+        volume = _read_rest(stream, header, path, doubts)
     yield from enumerate(volume.slices)
 
 
@@ -123,15 +133,16 @@ def read_grid(path: Path) -> Volume:
 
     Raises: as `read_volume`, for what the header and the file's size can tell.
     """
-    with _open(path) as (_, header):
-        return canonical(np.broadcast_to(np.int16(0), header.get_data_shape()), header)
+    with _open(path) as (_, header, doubts):
+        return canonical(np.broadcast_to(np.int16(0), header.get_data_shape()), header, doubts)
 
 
-def canonical(voxels: np.ndarray, header: Any) -> Volume:
+def canonical(voxels: np.ndarray, header: Any, doubts: tuple[str, ...] = ()) -> Volume:
     """Return voxels on the grid of a header as a volume: turned to Right, Anterior, Superior, not copied."""
-    to_canonical = io_orientation(header.get_best_affine())
-    affine = header.get_best_affine() @ inv_ornt_aff(to_canonical, voxels.shape)
-    return Volume(apply_orientation(voxels, to_canonical), affine, header)
+    native = affine_mm(header)
+    to_canonical = io_orientation(native)
+    affine = native @ inv_ornt_aff(to_canonical, voxels.shape)
+    return Volume(apply_orientation(voxels, to_canonical), affine, header, doubts)
 
 
 def read_label(path: Path) -> Volume:
@@ -140,10 +151,10 @@ def read_label(path: Path) -> Volume:
     Raises:
         DataError: as `read_volume`, or a value that is not one of LABELS.
     """
-    with _open(path) as (stream, header):
+    with _open(path) as (stream, header, doubts):
         raw = _read_voxels(stream, header.get_data_shape(), header.get_data_dtype(), path)
         _read_to_the_end(stream, path)
-    return canonical(as_label(_scaled(raw, header, path), path), header)
+    return canonical(as_label(_scaled(raw, header, path), path), header, doubts)
 
 
 def as_label(values: np.ndarray, path: Path) -> np.ndarray:
@@ -185,19 +196,16 @@ def check_same_grid(
         )
 
 
-def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return the largest distance between the same corner voxel of two grids of one shape."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
-    apart = apply_affine(first, corners) - apply_affine(second, corners)
-    return float(np.linalg.norm(apart, axis=1).max())
-
-
 @contextmanager
-def _open(path: Path, digest: Any = None) -> Iterator[tuple[io.RawIOBase | io.BufferedIOBase, Any]]:
-    """Open for reading, through gzip if the first bytes say so; give the stream at its first voxel, and its header.
+def _open(path: Path, digest: Any = None) -> Iterator[tuple[io.RawIOBase | io.BufferedIOBase, Any, tuple[str, ...]]]:
+    """Open for reading, through gzip if the first bytes say so.
+
+    Gives the stream at its first voxel, its header, and what is doubtful about its grid.
 
     digest: takes in the whole file, once what is in the `with` has come to its end.
     """
+    if kind := files.irregular(path):
+        raise DataError(f"{path}: a scan must be a file. Received: {kind}")
     with open(path, "rb") as file:
         magic = file.read(2)
     if not magic:
@@ -207,8 +215,12 @@ def _open(path: Path, digest: Any = None) -> Iterator[tuple[io.RawIOBase | io.Bu
     with GunzipReader(raw) if gzipped else io.BufferedReader(raw) as stream:
         try:
             header = read_header(stream, path)
+            mended = mend_header(header)
             check_header(header, path, os.path.getsize(path), gzipped)
-            yield stream, header
+            odd = (*mended, *grid_doubts(header))
+            for text in odd:
+                warnings.warn(f"{path}: {text}", GridWarning, stacklevel=5)
+            yield stream, header, odd
         except STREAM_ERRORS as error:
             raise DataError(f"{path}: damaged gzip stream: {error}") from error
         if digest:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tf_liver.data import DataError, DataWarning
 from tf_liver.data.cases import Case, survey_cases
+from tf_liver.data.header import affine_mm
 from tf_liver.data.nifti import Volume, check_same_grid, read_grid, read_label, read_volume
 from tf_liver.data.slices import foreground, positive_slices
 from tf_liver.processes import in_processes
@@ -127,7 +128,7 @@ def _facts(case: Case, image: Volume | None, label: Volume | None, quick: bool) 
     found: dict[str, Any] = {}
     if image:
         found |= {"shape": image.voxels.shape, "spacing_mm": image.spacing_mm}
-        found["orientation"] = "".join(nib.aff2axcodes(image.header.get_best_affine()))
+        found["orientation"] = "".join(nib.aff2axcodes(affine_mm(image.header)))
         found["real_spacing"] = placeholder(image) is None
     if image and not quick:
         found["hu_range"] = (float(image.voxels.min()), float(image.voxels.max()))
@@ -163,7 +164,7 @@ def placeholder(image: Volume) -> str | None:
     LiTS volumes 28 to 47 carry an identity affine. A scan resampled to 1 mm is another matter: it keeps its
     origin, and a field that a scanner has.
     """
-    spacing, origin = image.spacing_mm, image.header.get_best_affine()[:3, 3]
+    spacing, origin = image.spacing_mm, affine_mm(image.header)[:3, 3]
     if spacing[:2] != (1, 1):
         return None
     if spacing[2] == 1 and not origin.any():
@@ -176,8 +177,6 @@ def placeholder(image: Volume) -> str | None:
 def _odd_grid(image: Volume) -> Iterator[str]:
     if why := placeholder(image):
         yield f"{why}; its millilitres and millimetres mean nothing"
-    if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
-        yield "neither qform nor sform is set; which side is right is a guess"
 
 
 def _odd_hu(facts: CaseFacts, image: Volume) -> Iterator[str]:

@@ -59,7 +59,7 @@ def _measured(labels: np.ndarray, hu: np.ndarray, lowest: int, voxel_ml: float) 
 
 def _warnings(volume: Volume, shape: tuple[int, ...], box: tuple[slice, ...] | None) -> list[str]:
     why = placeholder(volume)
-    said = [f"{why}; millilitres and millimetres mean nothing"] if why else []
+    said = [*volume.doubts, *([f"{why}; millilitres and millimetres mean nothing"] if why else [])]
     if box is None:
         return ["no liver found", *said]
     ends = [
