@@ -209,3 +209,42 @@ def test_folders_stand_for_their_scans(tmp_path):
     found = find_scans(paths)
     assert found == [niftis / "a.nii.gz", niftis / "b.nii", *paths[1:]]
     assert [name_of_scan(scan) for scan in found] == ["a", "b", "1.2.840", "gone"]
+
+
+RAW = [
+    *[("RescaleSlope", "1\\2"), ("RescaleSlope", "x"), ("RescaleSlope", "1e300"), ("RescaleSlope", "nan")],
+    *[("RescaleIntercept", "1\\2"), ("RescaleIntercept", "-1e300"), ("NumberOfFrames", "1\\2")],
+    *[("NumberOfFrames", "x"), ("PixelSpacing", "0.7"), ("PixelSpacing", "0.7\\0"), ("PixelSpacing", "-1\\1")],
+    *[("PixelSpacing", "inf\\1"), ("ImagePositionPatient", "nan\\0\\0"), ("ImagePositionPatient", "0\\0")],
+    *[("ImagePositionPatient", "1e300\\0\\0"), ("ImageOrientationPatient", "1\\0\\0\\0\\1")],
+    *[("ImageOrientationPatient", "nan\\0\\0\\0\\1\\0"), ("SliceThickness", "nan"), ("SliceThickness", "1\\2")],
+]
+
+
+@pytest.mark.parametrize(("field", "text"), RAW)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_row_83_values_that_are_no_finite_numbers_are_refused_by_name(tmp_path, field, text, depth):
+    """As bytes of a file have them: pydicom itself would not write them."""
+    if field == "SliceThickness" and depth == 3:
+        assert read_scan(with_raw(tmp_path, field, text, depth)).voxels.shape[2] == 3, "positions tell the step"
+        return
+    folder = with_raw(tmp_path, field, text, depth)
+    with pytest.raises(DataError) as refused:
+        read_scan(folder)
+    assert str(folder) in str(refused.value)
+    if text != "1e300\\0\\0":  # a float32 affine cannot hold it: that check is NIfTI's
+        assert field in str(refused.value)
+
+
+def with_raw(tmp_path, field, text, depth):
+    """Write a series in which every slice has these bytes as the value of a field."""
+    tag = pydicom.tag.Tag(pydicom.datadict.tag_for_keyword(field))
+    value = text.encode() + b" " * (len(text) % 2)
+    raw = pydicom.dataelem.RawDataElement(tag, pydicom.datadict.dictionary_VR(tag), len(value), value, 0, False, True)
+    folder = tmp_path / "ct"
+    folder.mkdir()
+    for k in range(depth):
+        one = one_slice(np.full((5, 4), k + 1, np.uint16), (0, 0, 2.5 * k))
+        one._dict[tag] = raw
+        one.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+    return folder

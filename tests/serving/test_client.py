@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from serving_servers import breaking_wire, standin
 
+from tf_liver.data.slices import THRESHOLD
 from tf_liver.serving import client
 from tf_liver.serving.client import REQUEST_BYTES, Address, RemoteModel, ServerError, slices_per_request
-from tf_liver.volume.inference import segment_volume
+from tf_liver.volume.inference import probability_batches, segment_volume
 
 PROTOCOLS = ("rest", "grpc")
 
@@ -153,7 +154,11 @@ def test_grpcs_own_limit_of_4_mib(server, predictor, slices):
     """Ten slices of 512² are 5 MiB: halved until they pass."""
     large = np.resize(slices, (10, 512, 512))
     found = RemoteModel(Address(server.url("grpc_small"))).segment(large)
-    np.testing.assert_array_equal(found, segment_volume(predictor, large))
+    # Batches of another size round otherwise on some CPUs (one voxel of 2.6 million on an AMD EPYC).
+    probability = np.concatenate([p for _, p in probability_batches(predictor, large)])
+    clear = np.abs(probability - THRESHOLD) > 1e-5
+    assert clear.mean() > 0.999
+    np.testing.assert_array_equal(found[clear], probability[clear] > THRESHOLD)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

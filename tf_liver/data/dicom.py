@@ -155,7 +155,7 @@ def _in_order(folder: Path, slices: Sequence[Any]) -> tuple[list[Any], np.ndarra
             what = "two slices in one place" if gap < 1e-3 else "slices closer than the others"
             raise DataError(f"{folder}: {what} {pair}: {gap:.3g} mm. The others: {usual:.3g} mm")
         if gap > usual * (1 + UNEVEN):
-            missing = max(1, round(gap / usual) - 1)
+            missing = max(1, round(min(gap / usual, 1e6)) - 1)
             raise DataError(f"{folder}: missing slices ({missing}) {pair}: a gap of {gap:.4g} mm, not {usual:.4g} mm")
     step = (places[-1] - places[0]) / (len(places) - 1)
     return ordered, step
