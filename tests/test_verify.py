@@ -86,14 +86,15 @@ def test_the_command_itself_exits_with_its_code(phantoms, tmp_path):
 
 
 def test_real_scans_have_true_warnings_only(capsys, real_data, tmp_path):
-    """The excerpt is clipped to [-160, 240] HU and its spacing is a placeholder; its voxel counts are known."""
+    """The excerpt is clipped to [-160, 240] HU; its spacing is true, its voxel counts are known."""
     code, _, _ = run(capsys, real_data / "Task03_Liver", "-o", tmp_path)
     assert code == 0
     record = read_json(tmp_path, "verification")
     assert record["errors"] == []
-    warnings = [w["message"].split(": ")[1] for w in record["warnings"]]
-    assert {w.split()[0] for w in warnings} == {"spacing", "HU"}
-    assert len(warnings) == 2 * len(record["cases"])
-    assert record["cases"][0]["liver_ml"] == pytest.approx((549_266 + 2_591) / 1000)
-    assert record["cases"][0]["tumour_ml"] == pytest.approx(2_591 / 1000)
-    assert read_json(tmp_path, "fingerprint")["liver_ml"] is None
+    assert len(record["warnings"]) == len(record["cases"]) == 5
+    assert all(": HU looks clipped or scaled" in w["message"] for w in record["warnings"])
+    first, voxel_ml = record["cases"][0], 0.703125**2 * 5 / 1000
+    assert first["spacing_mm"] == pytest.approx([0.703125, 0.703125, 5])
+    assert first["liver_ml"] == pytest.approx((549_266 + 2_591) * voxel_ml) == pytest.approx(1364, abs=0.5)
+    assert first["tumour_ml"] == pytest.approx(2_591 * voxel_ml)
+    assert read_json(tmp_path, "fingerprint")["liver_ml"]["min"] == pytest.approx(first["liver_ml"], rel=0.3)
