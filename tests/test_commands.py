@@ -154,7 +154,9 @@ def test_predict_never_replaces_a_scan_or_a_label_map(capsys, tmp_path, trained,
     line = refused(capsys, predict, scans[0], "--run", trained, "-o", tmp_path / "link")
     assert "would replace the scan" in line
     assert scans[0].read_bytes() == before
-    assert "would replace that of" in refused(capsys, predict, *scans, "--run", trained, "-o", tmp_path / "out")
+    twin = tmp_path / "a" / "x.nii"
+    twin.touch()
+    assert "would replace that of" in refused(capsys, predict, scans[0], twin, "--run", trained, "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

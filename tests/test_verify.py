@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,3 +99,16 @@ def test_real_scans_have_true_warnings_only(capsys, real_data, tmp_path):
     assert first["liver_ml"] == pytest.approx((549_266 + 2_591) * voxel_ml) == pytest.approx(1364, abs=0.5)
     assert first["tumour_ml"] == pytest.approx(2_591 * voxel_ml)
     assert read_json(tmp_path, "fingerprint")["liver_ml"]["min"] == pytest.approx(first["liver_ml"], rel=0.3)
+
+
+def test_row_88_a_name_that_is_no_utf_8_is_verified(phantoms, tmp_path):
+    data = shutil.copytree(phantoms, tmp_path / "data")
+    name = os.fsdecode(b"M\xfcller")
+    for kind in ("imagesTr", "labelsTr"):
+        (data / kind / "phantom_02.nii.gz").rename(data / kind / f"{name}.nii.gz")
+    (data / "dataset.json").unlink(missing_ok=True)
+    argv = [sys.executable, "-m", "tf_liver.verify", data, "-o", tmp_path / "out", "--workers", "2"]
+    done = subprocess.run(argv, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"M?ller" in done.stdout
+    assert name in [case["case_id"] for case in read_json(tmp_path / "out", "verification")["cases"]]

@@ -43,9 +43,12 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str, sync: bool = True) -> None:
-    """Write a whole file or nothing; `sync` as in `replacing`."""
+    """Write a whole file or nothing; `sync` as in `replacing`.
+
+    A file name in bytes that are no UTF-8 is written with escapes, `\\udcfc`, which JSON reads back as that name.
+    """
     with replacing(path, sync) as beside:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        beside.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 def fsync(path: Path) -> None:

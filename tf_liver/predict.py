@@ -1,8 +1,10 @@
 """Segment scans: NIfTI files or DICOM series in, label maps on the scans' own grids and statistics out."""
 
+import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ class PredictOptions:
     """Which scans, and with what."""
 
     scans: List[Path] = option(  # noqa: UP006
-        None, "NIfTI files, folders of them, or folders of one DICOM series each", args=["scans"], nargs="+", type=Path
+        None, "NIfTI files, or folders: the NIfTI files and DICOM series in them", args=["scans"], nargs="+", type=Path
     )
     output: Path = option(Path("predictions"), "folder of the results", args=["-o", "--output"])
     run: Optional[List[Path]] = option(  # noqa: UP006
@@ -60,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = open_runs(paths, options.checkpoint)
     if options.tta:
         check_mirrored(runs)
-    scans = find_scans(options.scans)
+    scans = find_scans(options.scans, options.output)
     outputs = label_map_paths(scans, options.output)
     require_writable(options.output)
+    list_scans(options.scans, scans)
 
     warnings.simplefilter("ignore", GridWarning)  # said with what was found in each scan
     quiet_tensorflow()
@@ -128,15 +131,29 @@ def in_words(statistics: dict[str, Any]) -> str:
     return text
 
 
+def list_scans(given: Sequence[Path], scans: Sequence[Path]) -> None:
+    """Say on the screen what was found below the folders that were given, unless it is what they hold themselves."""
+    if all(scan in given or scan.parent in given for scan in scans):
+        return
+    print(f"{len(scans)} scans found:")
+    for scan in scans:
+        print(f"  {scan}{' (DICOM series)' * scan.is_dir()}", flush=True)
+
+
 def label_map_paths(scans: Sequence[Path], folder: Path) -> list[Path]:
-    """Return where the label map of each scan goes.
+    """Return where the label map of each scan goes: named after it, or where names repeat, after its relative path.
 
     Raises:
         ValueError: a label map would replace one of the scans, or the label map of another one.
     """
     inputs, taken = {scan.resolve() for scan in scans}, dict[Path, Path]()
+    times = Counter(map(name_of_scan, scans))
+    repeated = [scan.absolute().parent for scan in scans if times[name_of_scan(scan)] > 1]
+    top = os.path.commonpath(repeated) if repeated else ""
     for scan in scans:
-        out = folder / f"{name_of_scan(scan)}.nii.gz"
+        name = name_of_scan(scan)
+        where = folder / os.path.relpath(scan.absolute().parent, top) if times[name] > 1 else folder
+        out = where / f"{name}.nii.gz"
         if out.resolve() in inputs:
             raise ValueError(f"{scan}: its label map would replace the scan {out}; choose another --output")
         if out in taken:
