@@ -14,6 +14,7 @@ import pytest
 
 from tf_liver.data import DataError, GridWarning
 from tf_liver.data.nifti import check_same_grid, iterate_slices, read_grid, read_label, read_volume
+from tf_liver.data.verification import placeholder
 from tf_liver.data.write import write_label_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::tf_liver.data.GridWarning")
@@ -33,9 +34,9 @@ def write(path, unit="mm", sform=(AFFINE, 1), qform=(AFFINE, 1), factor=1.0):
     return path
 
 
-def patch(path, at, kind, value):
+def patch(path, at, kind, *values):
     data = bytearray(path.read_bytes())
-    struct.pack_into(f"<{kind}", data, at, value)
+    struct.pack_into(f"<{kind}", data, at, *values)
     path.write_bytes(data)
     return path
 
@@ -89,12 +90,35 @@ OTHER = np.diag([0.8, 0.7, 2.5, 1.0])
 def test_form_codes_beyond_the_standard_are_no_forms_as_in_nibabel(tmp_path, code, at, name):
     path = patch(write(tmp_path / "x.nii", sform=(AFFINE, 1), qform=(OTHER, 1)), at, "h", code)
     volume, doubts = said(path)
-    assert doubts == [f"{name} must lie in [0, 5]. Received: {code}; that orientation is not used"]
+    but = ", as in nibabel; SimpleITK may use it" if code > 0 else ""
+    assert doubts == [f"{name} must lie in [0, 5]. Received: {code}; that orientation is not used{but}"]
     expected = nib.as_closest_canonical(nib.load(path))
     np.testing.assert_array_equal(volume.voxels, np.asanyarray(expected.dataobj))
     np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-5)
     slices = dict(iterate_slices(path))
     assert all(np.array_equal(slices[k], volume.slices[k]) for k in range(6))
+
+
+@pytest.mark.parametrize("codes", [(6, 1), (1, 6), (-1, 1), (6, 0), (255, 255)])
+@pytest.mark.parametrize("qfac", [-1, 0, 1, 3])
+def test_a_label_map_keeps_what_readers_differ_about(tmp_path, codes, qfac):
+    """SimpleITK 2.5.7 uses forms of codes above 5: a map of code 0 would lie elsewhere than its scan there."""
+    scan = patch(write(tmp_path / "x.nii", sform=(AFFINE, 1), qform=(OTHER, 1)), 252, "2h", *codes)
+    volume, _ = said(patch(scan, 76, "f", qfac))
+    write_label_map(tmp_path / "map.nii", (volume.voxels > 0).astype(np.uint8), volume.header)
+    for first, last in ((76, 92), (123, 124), (252, 328)):  # pixdim, xyzt_units, codes and forms
+        assert (tmp_path / "map.nii").read_bytes()[first:last] == scan.read_bytes()[first:last]
+    out, native = nib.load(tmp_path / "map.nii"), nib.load(scan)
+    np.testing.assert_array_equal(out.affine, native.affine)
+    np.testing.assert_array_equal(np.asanyarray(out.dataobj), np.asanyarray(native.dataobj) > 0)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("meter", 1e-3), ("micron", 1e3)])
+def test_a_placeholder_is_one_in_any_unit(tmp_path, unit, factor):
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([factor, factor, factor, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "x.nii")
+    assert placeholder(read_volume(tmp_path / "x.nii")) == "identity affine with 1 mm spacing"
 
 
 def test_no_form_at_all_is_said(tmp_path):

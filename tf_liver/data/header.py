@@ -93,6 +93,7 @@ def _skip_extensions(stream: io.RawIOBase | io.BufferedIOBase, header: Any, path
 
 def affine_mm(header: Any) -> np.ndarray:
     """Return the affine that counts, voxel index of the file to mm, (4, 4) float64; units are honoured here alone."""
+    header, _ = mended(header)
     affine = np.array(header.get_best_affine(), np.float64)
     affine[:3] *= MM_PER_UNIT[int(header["xyzt_units"]) & UNIT_BITS]
     return affine
@@ -105,13 +106,19 @@ def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, 
     return float(np.linalg.norm(apart, axis=1).max())
 
 
-def mend_header(header: Any) -> list[str]:
-    """Change what breaks the standard as nibabel 5.4.2 does when it loads a file; return what to say of it."""
-    said = []
+def mended(header: Any) -> tuple[Any, list[str]]:
+    """Return a header with what breaks the standard changed as nibabel 5.4.2 does on loading, and what to say of it.
+
+    The header itself stays as it is: a label map keeps it, so that every reader takes the map as it takes the scan.
+    """
+    header, said = header.copy(), []
     for name in ("qform_code", "sform_code"):
         if not 0 <= (code := int(header[name])) <= LAST_FORM_CODE:
             header[name] = 0
-            said.append(f"{name} must lie in [0, {LAST_FORM_CODE}]. Received: {code}; that orientation is not used")
+            but = ", as in nibabel; SimpleITK may use it" if code > 0 else ""  # 5.4.2, 2.5.7
+            said.append(
+                f"{name} must lie in [0, {LAST_FORM_CODE}]. Received: {code}; that orientation is not used{but}"
+            )
     if (unit := int(header["xyzt_units"]) & UNIT_BITS) not in MM_PER_UNIT:
         header["xyzt_units"] = int(header["xyzt_units"]) & ~UNIT_BITS & 0xFF
         said.append(f"xyzt_units must be metres, mm or microns. Received: code {unit}; taken as mm")
@@ -120,11 +127,16 @@ def mend_header(header: Any) -> list[str]:
         header["pixdim"][0] = 1
         if qfac != 0 and not int(header["sform_code"]):  # by the standard, 0 is 1
             said.append(f"pixdim[0] must be -1 or 1. Received: {qfac:g}; taken as 1, which may mirror the slices")
-    return said
+    return header, said
 
 
 def grid_doubts(header: Any) -> list[str]:
     """Return what is doubtful about the place of the voxels of a checked header, a sentence each."""
+    header, said = mended(header)
+    return said + _form_doubts(header)
+
+
+def _form_doubts(header: Any) -> list[str]:
     if not int(header["sform_code"]) and not int(header["qform_code"]):
         # As measured with nibabel 5.4.2 and SimpleITK 2.5.7.
         return [
@@ -191,6 +203,7 @@ def _check_shape(header: Any, path: Path) -> None:
 
 def check_affine(header: Any, path: Path) -> None:
     """Raise DataError unless the affine that will be used is finite and invertible, of NIfTI files and DICOM alike."""
+    header, _ = mended(header)
     spacing = [float(p) for p in header["pixdim"][1:4]]
     if int(header["sform_code"]) == 0 and not all(np.isfinite(p) and p > 0 for p in spacing):
         raise DataError(f"{path}: pixdim must be positive. Received: {spacing}")

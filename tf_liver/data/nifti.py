@@ -28,7 +28,6 @@ from tf_liver.data.header import (
     check_header,
     corner_distance_mm,
     grid_doubts,
-    mend_header,
     read_header,
 )
 
@@ -108,7 +107,7 @@ def iterate_slices(path: Path, digest: Any = None) -> Iterator[tuple[int, np.nda
     Raises: as `read_volume`; whoever uses the slices must wait for the end, where the checksums are.
     """
     with _open(path, digest) as (stream, header, doubts):
-        to_canonical = io_orientation(header.get_best_affine())
+        to_canonical = io_orientation(affine_mm(header))
         if to_canonical[2, 0] == 2 and is_plain_int16(header):
             *plane, depth = header.get_data_shape()
             flips = [slice(None, None, int(way)) for way in to_canonical[:2, 1]]
@@ -215,9 +214,8 @@ def _open(path: Path, digest: Any = None) -> Iterator[tuple[io.RawIOBase | io.Bu
     with GunzipReader(raw) if gzipped else io.BufferedReader(raw) as stream:
         try:
             header = read_header(stream, path)
-            mended = mend_header(header)
             check_header(header, path, os.path.getsize(path), gzipped)
-            odd = (*mended, *grid_doubts(header))
+            odd = tuple(grid_doubts(header))
             for text in odd:
                 warnings.warn(f"{path}: {text}", GridWarning, stacklevel=5)
             yield stream, header, odd

@@ -164,7 +164,8 @@ def placeholder(image: Volume) -> str | None:
     LiTS volumes 28 to 47 carry an identity affine. A scan resampled to 1 mm is another matter: it keeps its
     origin, and a field that a scanner has.
     """
-    spacing, origin = image.spacing_mm, affine_mm(image.header)[:3, 3]
+    spacing = tuple(round(mm, 6) for mm in image.spacing_mm)  # 0.001 m is not quite 1 mm in float32
+    origin = affine_mm(image.header)[:3, 3]
     if spacing[:2] != (1, 1):
         return None
     if spacing[2] == 1 and not origin.any():

@@ -8,6 +8,7 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from tf_liver.data.header import affine_mm
 from tf_liver.files import replacing
 
 # isal's levels are 0 to 3; 1 writes label maps nearly as small as zlib's 6, in a tenth of its time.
@@ -18,7 +19,7 @@ PROBABILITY_ONE = 65535  # the stored value of a probability of 1
 
 def to_native(voxels: np.ndarray, header: Any) -> np.ndarray:
     """Return canonical (width, height, depth) voxels in the axis order and direction of the file."""
-    native = io_orientation(header.get_best_affine())
+    native = io_orientation(affine_mm(header))
     return apply_orientation(voxels, ornt_transform(axcodes2ornt("RAS"), native))
 
 
