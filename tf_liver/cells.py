@@ -3,7 +3,8 @@
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 # What begins a formula (OWASP, CSV Injection), full-width forms too. Such a text gets an apostrophe in front, and so
 # does one that would otherwise read back as if it had got one. A number is no formula.
@@ -28,10 +29,18 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
-def read_csv(stream: TextIO) -> tuple[list[str], list[dict[Any, Any]]]:
-    """Return the columns of CSV that `to_csv` may have written, and its rows as csv.DictReader gives them."""
-    reader = csv.DictReader(stream)
-    rows = [{name: unguard(value) for name, value in row.items()} for row in reader]
+def read_csv(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    """Return the columns of CSV that `to_csv` may have written, and its rows as csv.DictReader gives them.
+
+    Raises:
+        ValueError: not UTF-8, or no CSV; the message names the file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = [{name: unguard(value) for name, value in row.items()} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not CSV: {error}") from error
     return list(reader.fieldnames or ()), rows
 
 

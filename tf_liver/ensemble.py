@@ -70,7 +70,7 @@ def held_out_cases(runs: Sequence[Run], other_data: Path | None) -> tuple[list[C
         ValueError: one of them was; or the runs are of several data folders.
         DataError: as `held_out_of`.
     """
-    splits = [run.read_json("split.json") for run in runs]
+    splits = [run.split for run in runs]
     split: dict[str, Any] = {
         "train": sorted({case_id for one in splits for case_id in one["train"]}),
         "held_out": sorted({case_id for one in splits for case_id in one["held_out"]}),
@@ -78,10 +78,10 @@ def held_out_cases(runs: Sequence[Run], other_data: Path | None) -> tuple[list[C
     }
     if other_data is None and len(runs) > 1:
         _refuse_trained(runs, splits, split["patients"])
-    folders = {Path(run.read_json("run.json")["data"]).resolve(): None for run in runs}
+    folders = {run.data.resolve(): None for run in runs}
     if other_data is None and len(folders) > 1:
         raise ValueError(f"--data: runs of one data folder, or --data. Received: {', '.join(map(str, folders))}")
-    data = other_data or Path(runs[0].read_json("run.json")["data"])
+    data = other_data or runs[0].data
     return held_out_of(find_cases(data), split, other_data=other_data is not None), data
 
 

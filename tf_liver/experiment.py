@@ -214,10 +214,19 @@ def from_json(text: str, source: str) -> Experiment:
     """
     try:
         table = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ExperimentError(f"{source}: not JSON: {error}") from error
     if not isinstance(table, dict):
         raise ExperimentError(f"{source}: must hold an object. Received: {type(table).__name__}")
+    return from_table(table, source)
+
+
+def from_table(table: Mapping[str, Any], source: str) -> Experiment:
+    """Return the experiment with these fields; `source` names the file in errors.
+
+    Raises:
+        ExperimentError: a field unknown, missing or out of range.
+    """
     table = {**ADDED, **table}
     try:
         _check_names(table, complete=True)

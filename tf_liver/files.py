@@ -3,13 +3,15 @@
 import errno
 import hashlib
 import io
+import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 # The umask can only be read by setting it, for all threads: once, on import, before there are any.
 _UMASK = os.umask(0o077)
@@ -22,10 +24,10 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
 
     sync: False leaves the fsync to the caller, for many files that are forced to disk together.
 
-    The hidden name keeps the suffixes, by which writers such as Keras choose a format.
+    The hidden name keeps the suffixes, by which writers such as Keras choose a format, and fits on any disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".{path.name}")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".{path.name[-40:]}")
     os.close(handle)
     try:
         yield Path(name)
@@ -61,6 +63,50 @@ def fsync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+class JsonError(ValueError):
+    """A JSON file that is not what was written; the message names the file, and the field where it is one."""
+
+
+def read_json(path: Path, fields: Mapping[str, Any] | None = None, required: Collection[str] = ()) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    fields: field → its type, such as int or dict[str, list[str]], where it is there. required: those that must be.
+
+    Raises:
+        JsonError: not UTF-8, not JSON, nested too deeply, no object, or a field that is missing or of another type.
+        OSError: it cannot be read.
+    """
+    try:
+        table = json.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise JsonError(f"{path}: not JSON: {str(error)[:200]}") from error
+    if not isinstance(table, dict):
+        raise JsonError(f"{path}: must hold an object. Received: {type(table).__name__}")
+    if missing := sorted(set(required) - set(table)):
+        raise JsonError(f"{path}: must hold {missing[0]}. Received: an object without it")
+    for name, kind in (fields or {}).items():
+        if name in table and not is_a(table[name], kind):
+            shown = getattr(kind, "__name__", "") if not get_origin(kind) else str(kind)
+            raise JsonError(f"{path}: {name} must be {shown or kind}. Received: {str(table[name])[:80]}")
+    return table
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    """Say whether a value of JSON is of a type; every number is a float, no truth value is a number."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(is_a(one, parts[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(is_a(one, parts[1]) for one in value.values())
+    if kind is Any:
+        return True
+    if origin is UnionType:
+        return any(is_a(value, one) for one in parts)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def irregular(path: Path) -> str:

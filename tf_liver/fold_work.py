@@ -11,7 +11,7 @@ from tf_liver import files
 from tf_liver.command import DONE, FAILED, one_line
 from tf_liver.folds import CrossValidation, Member
 from tf_liver.processes import run_command
-from tf_liver.runs import Run, RunError, evaluation_name
+from tf_liver.runs import SUMMARY, Run, RunError, evaluation_name
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Work:
         for member in self.whole.members:
             if member.seed == seed and (member.name, name) in self.scored:
                 run = self.whole.run(member)
-                for case_id in run.read_json(f"{name}/summary.json")["patients"]:
+                for case_id in run.read_json(f"{name}/summary.json", SUMMARY, ("patients",))["patients"]:
                     found[case_id] = run.path / name / "predictions" / f"{case_id}.nii.gz"
         return found
 
@@ -104,8 +104,9 @@ class Work:
         found, name = {}, evaluation_name(self.checkpoint, data)
         for folder in (*(member.name for member in self.whole.members), "."):
             if (folder, name) in self.scored:
-                regions = Run(self.whole.path / folder).read_json(f"{name}/summary.json")["regions"]
-                means = {region: {s: v["mean"] for s, v in scores.items()} for region, scores in regions.items()}
+                summary = Run(self.whole.path / folder).read_json(f"{name}/summary.json", SUMMARY, ("regions",))
+                regions = summary["regions"].items()
+                means = {region: {s: v.get("mean") for s, v in scores.items()} for region, scores in regions}
                 found["together" if folder == "." else folder] = means
         return found
 

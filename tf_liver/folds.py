@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from tf_liver import files
-from tf_liver.experiment import Experiment, from_json
+from tf_liver.experiment import Experiment, from_table
 from tf_liver.runs import Run, RunError
 
 FILE = "crossval.json"
 LOCK_S = 60.0
+FORMAT = 1  # of crossval.json
+FIELDS = {
+    **{"format": int, "experiment": dict[str, Any], "data": str, "folds": dict[str, int], "seeds": list[int]},
+    **{"runs": dict[str, dict[str, Any]], "started": str, "command": str},
+}
+# Of a run: epochs trained, what was scored on which weights, and when it was trained, from and to in seconds.
+ENTRY = {"epochs": int, "scored": dict[str, str], "sessions": list[list[float | None]]}
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class CrossValidation:
     def create(cls, path: Path, experiment: Experiment, **facts: Any) -> "CrossValidation":
         """Write down what is to be done; facts: command, data, folds (case_id → fold) and seeds."""
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        made = cls(path, {"experiment": asdict(experiment), **facts, "started": started, "runs": {}})
+        made = cls(path, {"format": FORMAT, "experiment": asdict(experiment), **facts, "started": started, "runs": {}})
         made.save()
         return made
 
@@ -61,9 +68,15 @@ class CrossValidation:
         """
         if not (path / FILE).is_file():
             raise RunError(f"{path}: not a cross-validation: {FILE} is missing")
-        table = Run(path).read_json(FILE)
-        if missing := sorted({"experiment", "data", "folds", "seeds", "runs"} - set(table)):
-            raise RunError(f"{path / FILE}: must hold {missing[0]}")
+        table = Run(path).read_json(FILE, FIELDS, ("experiment", "data", "folds", "seeds", "runs"))
+        if table.get("format", FORMAT) > FORMAT:
+            raise RunError(f"{path / FILE}: format must be {FORMAT}. Received: {table['format']}, of a newer tf_liver")
+        for name, entry in table["runs"].items():
+            for field, kind in ENTRY.items():
+                if field in entry and not files.is_a(entry[field], kind):
+                    raise RunError(f"{path / FILE}: runs.{name}.{field} is damaged. Received: {str(entry[field])[:80]}")
+            if any(len(session) != 2 or session[0] is None for session in entry.get("sessions", [])):
+                raise RunError(f"{path / FILE}: runs.{name}.sessions must be pairs of seconds")
         return cls(path, table)
 
     def save(self) -> None:
@@ -73,7 +86,7 @@ class CrossValidation:
     @property
     def experiment(self) -> Experiment:
         """What all runs train."""
-        return from_json(json.dumps(self.table["experiment"]), str(self.path / FILE))
+        return from_table(self.table["experiment"], str(self.path / FILE))
 
     @property
     def data(self) -> Path:

@@ -66,7 +66,7 @@ def make_plan(run: Run | None, name: str | None, changes: dict[str, Any], **give
     facts = _facts(run, given)
     split = choose_split(find_cases(Path(facts["data"])), experiment.folds, facts["fold"])
     if run:
-        old = run.read_json("split.json")
+        old = run.split
         for part in ("train", "held_out"):
             if other := sorted({*old[part]} ^ {*split.case_ids[part]}):
                 raise RunError(f"{run.path}: its {part} cases must be the same. Received: a difference in {other[0]}")
@@ -95,7 +95,7 @@ def choose_experiment(old: Experiment | None, name: str | None, changes: dict[st
 
 
 def _facts(run: Run | None, given: dict[str, Any]) -> dict[str, Any]:
-    old = run.read_json("run.json") if run else {}
+    old = run.facts if run else {}
     facts = {name: old.get(name, DEFAULTS[name]) if value is None else value for name, value in given.items()}
     for name, value in facts.items():
         if run and name not in MAY_MOVE and name in old and value != old[name]:

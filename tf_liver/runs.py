@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,11 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from tf_liver import files
-from tf_liver.experiment import Experiment, ExperimentError, from_json, replace
+from tf_liver.experiment import Experiment, ExperimentError, from_table, replace
 
 RUNS = Path("runs")
 HASHES = "hashes.json"
+FORMAT = 1  # of run.json; without one it is of a time before there was a number, and read as 1
+# Field → type, of the files that a run folder holds.
+FACTS = {
+    **{"format": int, "data": str, "prepared": str, "fold": int, "seed": int, "store": bool, "deterministic": bool},
+    **{"policy": str, "device": str, "started": str, "python": str, "command": str, "versions": dict[str, str]},
+}
+SPLIT = {"train": list[str], "held_out": list[str], "patients": dict[str, str]}
 PACKAGES = ("tensorflow", "tf-keras", "segmentation-models", "nibabel", "numpy", "albumentations")
+# Of an evaluation's summary.json; a region's score → its figures.
+SUMMARY = {
+    **{"cases": int, "liver": str, "run": str, "data": str, "checkpoint": str, "predictions": str, "interval": str},
+    **{"patients": dict[str, str], "failed": dict[str, str], "regions": dict[str, dict[str, dict[str, Any]]]},
+}
 
 
 class RunError(ValueError):
@@ -44,7 +56,7 @@ class Run:
         """Write down what is known before training starts, in a new folder under `root`, or in `path`."""
         path = path or new_folder(root, experiment.name)
         files.write_atomic(path / "split.json", json.dumps(split, indent=2) + "\n")
-        files.write_atomic(path / "run.json", json.dumps({**facts, **_versions()}, indent=2) + "\n")
+        files.write_atomic(path / "run.json", json.dumps({"format": FORMAT, **facts, **_versions()}, indent=2) + "\n")
         run = cls(path)
         run.write_experiment(experiment)  # last: it makes the folder a run
         return run
@@ -78,19 +90,18 @@ class Run:
     def write_experiment(self, experiment: Experiment) -> None:
         """Write experiment.json, if it would change."""
         path, text = self.path / "experiment.json", experiment.to_json()
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             files.write_atomic(path, text)
 
     @property
     def experiment(self) -> Experiment:
         """The experiment as it was run, overrides included."""
-        path = self.path / "experiment.json"
-        return from_json(path.read_text(), str(path))
+        return from_table(self.read_json("experiment.json"), str(self.path / "experiment.json"))
 
     @property
     def trained_experiment(self) -> Experiment:
         """The experiment with the precision it was trained in, whatever `auto` would pick on this machine."""
-        policy = self.read_json("run.json").get("policy", self.experiment.precision)
+        policy = self.facts.get("policy", self.experiment.precision)
         try:
             return replace(self.experiment, precision=policy)
         except ExperimentError as error:
@@ -101,19 +112,40 @@ class Run:
         """Whether there are states to go on from, so that nothing that a network begins with is needed."""
         return any((self.path / "checkpoints").glob("state-*.npz"))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return one of the run's JSON files.
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds: `FACTS`, as far as a run of its time had them."""
+        table = self.read_json("run.json", FACTS)
+        if table.get("format", FORMAT) > FORMAT:
+            path = self.path / "run.json"
+            raise RunError(f"{path}: format must be {FORMAT}. Received: {table['format']}, of a newer tf_liver")
+        return table
+
+    @property
+    def data(self) -> Path:
+        """The folder of scans that the run was trained on."""
+        facts = self.facts
+        if "data" not in facts:
+            raise RunError(f"{self.path / 'run.json'}: must hold data. Received: an object without it")
+        return Path(facts["data"])
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The case_ids of both sides, and case_id → patient; older runs name no patients."""
+        return self.read_json("split.json", SPLIT, ("train", "held_out"))
+
+    def read_json(
+        self, name: str, fields: Mapping[str, Any] | None = None, required: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Return one of the run's JSON files, as `files.read_json`.
 
         Raises:
-            RunError: the file is not a JSON object.
+            RunError: the file is missing or damaged; the message names it and the field.
         """
         try:
-            table = json.loads((self.path / name).read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{self.path / name}: not JSON: {error}") from error
-        if not isinstance(table, dict):
-            raise RunError(f"{self.path / name}: must hold an object. Received: {type(table).__name__}")
-        return table
+            return files.read_json(self.path / name, fields, required)
+        except (files.JsonError, FileNotFoundError, IsADirectoryError) as error:
+            raise RunError(str(error)) from error
 
     def checkpoint(self, which: str) -> Path:
         """Return where the weights `best` or `last` lie, or will lie."""
@@ -152,8 +184,12 @@ class Run:
         path = self.path / "checkpoints" / HASHES
         if not path.is_file():
             return {}
-        table = self.read_json(str(path.relative_to(self.path)))
-        return {which: [value] if isinstance(value, str) else list(value) for which, value in table.items()}
+        kinds = {which: str | list[str] for which in ("best", "last")}
+        table = self.read_json(str(path.relative_to(self.path)), kinds)
+        hashes = {which: [value] if isinstance(value, str) else value for which, value in table.items()}
+        if empty := [which for which, values in hashes.items() if not values]:
+            raise RunError(f"{path}: {empty[0]} must have a SHA-256. Received: none")
+        return hashes
 
     def _write_hashes(self, hashes: dict[str, list[str]]) -> None:
         table = {which: values[0] if len(values) == 1 else values for which, values in sorted(hashes.items())}

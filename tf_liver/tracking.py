@@ -50,7 +50,7 @@ class MLflow(tf.keras.callbacks.Callback):
         """Return the id that the run has in this store from before."""
         if not (self._run.path / _LINK).is_file():
             return None
-        link = self._run.read_json(_LINK)
+        link = self._run.read_json(_LINK, {"id": str, "store": str}, ("id", "store"))
         return link["id"] if link["store"] == store else None
 
     def _begin(self, store: str, artefacts: str | None) -> str:
@@ -58,7 +58,7 @@ class MLflow(tf.keras.callbacks.Callback):
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self._client.create_experiment(name, artefacts)
         own = self._client.create_run(experiment, run_name=self._run.path.name).info.run_id
-        facts = self._run.read_json("run.json")
+        facts = self._run.facts
         for key, value in {**asdict(self._run.experiment), "fold": facts["fold"], "seed": facts["seed"]}.items():
             self._client.log_param(own, key, value)
         files.write_atomic(self._run.path / _LINK, json.dumps({"store": store, "id": own}) + "\n")
@@ -85,5 +85,5 @@ class MLflow(tf.keras.callbacks.Callback):
                 SlicePredictor(network, experiment),
                 name="model",
                 signature=ModelSignature(slices, of_both if experiment.task == "tumour" else slices),
-                pip_requirements=[f"tensorflow=={self._run.read_json('run.json')['versions']['tensorflow']}"],
+                pip_requirements=[f"tensorflow=={self._run.facts['versions']['tensorflow']}"],
             )

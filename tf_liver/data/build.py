@@ -21,6 +21,7 @@ from tf_liver.data.slices import foreground, has_tumour
 from tf_liver.data.store import (
     FORMAT,
     MANIFEST,
+    check_array,
     images_path,
     labels_path,
     read_manifest,
@@ -30,7 +31,7 @@ from tf_liver.data.store import (
     slice_crc,
     write_record,
 )
-from tf_liver.data.writer import SliceWriter
+from tf_liver.data.writer import BLOCK_BYTES, SliceWriter
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
 
@@ -182,13 +183,13 @@ def _is_current(task: tuple[Case, bool], folder: Path) -> bool:
 
 def _is_whole(path: Path, dtype: str, crcs: list[int], shape: list[int], full: bool) -> bool:
     """Compare an array file with its record: type and size, and with `full` every slice."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):  # missing, cut short, or no plain array
+    whole = (len(crcs), *shape)
+    if check_array(path, dtype, whole):
         return False
-    if array.dtype != dtype or array.shape != (len(crcs), *shape):
-        return False
-    return not full or all(slice_crc(array[z]) == crc for z, crc in enumerate(crcs))
+    if not full or not crcs:
+        return True
+    array = np.memmap(path, dtype, "r", BLOCK_BYTES, whole)
+    return all(slice_crc(array[z]) == crc for z, crc in enumerate(crcs))
 
 
 def _announce(cases: Sequence[Case], folder: Path, workers: int, say: Callable[[str], None]) -> None:

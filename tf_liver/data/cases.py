@@ -1,6 +1,7 @@
 """Cases: one scan and its label each, the Task03_Liver layout, and folds by patient."""
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ FOLD_SEED = 0  # one dealing of patients into folds for everybody, whatever the 
 DEFAULT_DATA = Path("data/Task03_Liver")
 _TUMOUR = {"cancer", "tumour", "tumor"}
 SUFFIXES = (".nii.gz", ".nii")
+# Disks take 255, and the files of a case end in up to 26 more.
+MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ def _scans(folder: Path, problems: list[DataError]) -> dict[str, Path]:
         if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
             continue
         case_id = case_id_of(path)
+        if (length := len(os.fsencode(case_id))) > MAX_NAME_BYTES:
+            problems.append(
+                DataError(f"{path}: a case's name must have {MAX_NAME_BYTES} bytes or less. Received: {length}")
+            )
+            continue
         if case_id in found:
             problems.append(
                 DataError(f"{path}: case {case_id} must have one file. Received also: {found[case_id].name}")

@@ -6,7 +6,7 @@ A store is a folder with three files a case and a manifest:
     <case>.labels.npy   (slices with foreground, height, width) uint8: label values 0, 1, 2
     <case>.json         sources with their hashes, geometry, which slices hold liver and tumour, a CRC-32 for every
                         slice of both, and its own hash
-    manifest.json       format version, settings, and the hash of each case's record; written last, so that its
+    MANIFEST            JSON: format version, settings, and the hash of each case's record; written last, so that its
                         absence says that work was cut off
 
 Nothing of the training is in it: augmentation, normalisation, batch size, task and the number of liver-free
@@ -17,6 +17,7 @@ rather than a SIGBUS.
 
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -31,9 +32,10 @@ from tf_liver.data import DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.index import SliceIndex
 from tf_liver.data.slices import neighbourhood
+from tf_liver.data.writer import BLOCK_BYTES, npy_header
 
 FORMAT = 2
-MANIFEST = "manifest.json"
+MANIFEST = "MANIFEST"  # without a suffix: no case can have a file of this name
 
 
 def images_path(folder: Path, case_id: str) -> Path:
@@ -72,9 +74,9 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path, case_id: str) -> dict[str, Any] | None:
     """Return a case's record; None if there is none of this format, or it is not as it was written."""
     try:
-        record = json.loads(record_path(folder, case_id).read_text())
+        record = files.read_json(record_path(folder, case_id))
         whole = record["format"] == FORMAT and record["case_id"] == case_id and record["seal"] == _seal(record)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if whole else None
 
@@ -88,10 +90,28 @@ def seal_of(folder: Path, case_id: str) -> str | None:
 def read_manifest(folder: Path) -> dict[str, str]:
     """Return case_id → seal of the finished cases; empty without a manifest of this format."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return dict(manifest["cases"]) if manifest["format"] == FORMAT else {}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        manifest = files.read_json(folder / MANIFEST, {"format": int, "cases": dict[str, str]}, ("format", "cases"))
+        return manifest["cases"] if manifest["format"] == FORMAT else {}
+    except (OSError, ValueError):
         return {}
+
+
+def check_array(path: Path, dtype: str, shape: tuple[int, ...]) -> str:
+    """Say what is wrong with header or size of an array file; "" if it is as `SliceWriter` leaves it.
+
+    Its header is compared, not read: NumPy evaluates it, and raises what it likes on a damaged one.
+    """
+    header = npy_header(np.dtype(dtype), shape)
+    size = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        with open(path, "rb") as stream:
+            same = stream.read(len(header)) == header
+        found = path.stat().st_size
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not same:
+        return f"must begin with the .npy header of {dtype} of shape {shape}"
+    return "" if found == size else f"must have {size} bytes, not {found}"
 
 
 class _Slices:
@@ -100,14 +120,10 @@ class _Slices:
     def __init__(self, path: Path, record: dict[str, Any], crcs: Sequence[int], dtype: str) -> None:
         self._path, self._record, self._crcs = path, record, crcs
         shape = (len(crcs), *record["shape"][1:])
-        try:
-            self._inode = path.stat().st_ino
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
-            raise self._damaged(f"must be a plain .npy array ({error})") from error
-        if array.dtype.str != np.dtype(dtype).str or array.shape != shape:
-            raise self._damaged(f"must hold {dtype} of shape {shape}, not {array.dtype.str} of {array.shape}")
-        self.shape, self.dtype, self._offset = array.shape[1:], array.dtype, array.offset
+        if wrong := check_array(path, dtype, shape):
+            raise self._damaged(wrong)
+        self._inode = path.stat().st_ino
+        self.shape, self.dtype, self._offset = shape[1:], np.dtype(dtype), BLOCK_BYTES
         self._checked = np.zeros(len(crcs), bool)
 
     def read(self, numbers: Sequence[int], buffer: threading.local) -> np.ndarray:

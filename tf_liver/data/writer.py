@@ -14,6 +14,13 @@ BLOCK_BYTES = 4096  # direct writes begin and end on such blocks, whatever the d
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux only
 
 
+def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Return the header of a .npy file, numpy.lib.format version 1.0, that fills a block."""
+    header = repr({"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))})
+    length = BLOCK_BYTES - 10  # after magic, version and this length
+    return b"\x93NUMPY\1\0" + length.to_bytes(2, "little") + f"{header:<{length - 1}}\n".encode()
+
+
 class SliceWriter:
     """Writes the slices of one .npy array in whatever order they come, each while the next is decoded.
 
@@ -68,11 +75,7 @@ class SliceWriter:
     def _finish(self) -> None:
         """Write the header, filling a block: numpy.lib.format, version 1.0."""
         self._set_direct(0)
-        shape = tuple(map(int, (self.depth, *self._plane)))
-        header = repr({"descr": self.dtype.str, "fortran_order": False, "shape": shape})
-        length = BLOCK_BYTES - 10  # after magic, version and this length
-        block = b"\x93NUMPY\1\0" + length.to_bytes(2, "little") + f"{header:<{length - 1}}\n".encode()
-        self._write(memoryview(block), 0)
+        self._write(memoryview(npy_header(self.dtype, (self.depth, *self._plane))), 0)
 
     def _set_direct(self, flag: int) -> bool:
         """Switch direct writing on or off; say whether that changed something."""

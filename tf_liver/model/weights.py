@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import tensorflow as tf
 
+MAX_GROUPS = 10_000  # a resnet152 with its optimizer has some hundreds
+
 
 def check_weights(path: Path, network: tf.keras.Model) -> None:
     """Refuse a file of weights that is more than arrays of a size that this network has, as `check_arrays` does.
@@ -26,28 +28,38 @@ def check_arrays(path: Path, largest: int) -> None:
             more of them; the message names it.
     """
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: is no HDF5 file: {error}") from error
-    with file:
-        if "model_config" in file.attrs:
-            raise ValueError(f"{path}: is a whole Keras model, whose layers may hold code; only weights are read")
-        for name, data in _datasets(file, str(path)):
-            if data.dtype.kind not in "fiu":
-                raise ValueError(f"{path}: {name}: weights must be numbers. Received: {data.dtype}")
-            if data.external or data.is_virtual:
-                raise ValueError(f"{path}: {name}: must lie in the file itself, not in another one")
-            if math.prod(data.shape) > largest:
-                raise ValueError(f"{path}: {name}: larger than any weights of the network. Received: {data.shape}")
+        with h5py.File(path, "r") as file:
+            if "model_config" in file.attrs:
+                raise ValueError(f"{path}: is a whole Keras model, whose layers may hold code; only weights are read")
+            for name, data in _datasets(file, path, set()):
+                _check_array(data, f"{path}: {name}", largest)
+    except (OSError, KeyError, RuntimeError, TypeError) as error:  # what h5py raises on damage, without the file's name
+        raise ValueError(f"{path}: is no HDF5 file, or damaged: {error}") from error
 
 
-def _datasets(group: h5py.Group, path: str) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield all datasets below a group, without ever following a link that is not a plain one."""
+def _check_array(data: h5py.Dataset, name: str, largest: int) -> None:
+    if data.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: weights must be numbers. Received: {data.dtype}")
+    if data.external or data.is_virtual:
+        raise ValueError(f"{name}: must lie in the file itself, not in another one")
+    if math.prod(data.shape) > largest:
+        raise ValueError(f"{name}: larger than any weights of the network. Received: {data.shape}")
+
+
+def _datasets(group: h5py.Group, path: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield all datasets below a group, without ever following a link that is not a plain one.
+
+    seen: addresses of the groups that were visited. One that is met again may hold itself, and never end.
+    """
+    info = h5py.h5o.get_info(group.id)
+    if (info.fileno, info.addr) in seen or len(seen) > MAX_GROUPS:
+        raise ValueError(f"{path}: {group.name}: a group may be there once, and {MAX_GROUPS} of them at most")
+    seen.add((info.fileno, info.addr))
     for key in group:
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             raise ValueError(f"{path}: {group.name}/{key}: links are refused, they may lead out of the file")
         member = group[key]
         if isinstance(member, h5py.Group):
-            yield from _datasets(member, path)
+            yield from _datasets(member, path, seen)
         elif isinstance(member, h5py.Dataset):
             yield member.name, member

@@ -12,7 +12,7 @@ from typing import Any
 from tf_liver.data import LABELS
 from tf_liver.experiment import Experiment, replace
 from tf_liver.files import sha256
-from tf_liver.runs import PACKAGES, Run
+from tf_liver.runs import PACKAGES, SUMMARY, Run
 from tf_liver.serving.wire import signatures_of
 
 INPUT = {
@@ -41,8 +41,8 @@ def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, 
     precision: the type that the exported network computes in.
     """
     experiment = run.experiment
-    table = run.read_json("run.json")
-    split = run.read_json("split.json")
+    table = run.facts
+    split = run.split
     data = Path(table.get("data", ""))
     return {
         "model": run.path.resolve().name,
@@ -132,7 +132,7 @@ def scores_of(run: Run, checkpoint: str) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for path in sorted(run.path.glob("evaluation*/summary.json")):
-        summary = run.read_json(str(path.relative_to(run.path)))
+        summary = run.read_json(str(path.relative_to(run.path)), {**SUMMARY, "regions": dict[str, dict[str, Any]]})
         if summary.get("checkpoint") == checkpoint:
             regions = summary.get("regions") or {"liver": summary}
             beside = {name: summary[name] for name in BESIDE_SCORES if name in summary}

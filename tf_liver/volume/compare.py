@@ -1,6 +1,5 @@
 """Two evaluations of the same cases: is one better, patient by patient?"""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tf_liver import files
 from tf_liver.cells import read_csv
+from tf_liver.runs import SUMMARY
 from tf_liver.volume.intervals import METHOD, interval_of, limits_of, patient_means
 from tf_liver.volume.scores import TUMOUR_SCORES
 from tf_liver.volume.summary import holds_region
@@ -153,8 +154,7 @@ def _read_metrics(folder: Path) -> Metrics:
     path = folder / "metrics.csv"
     if not path.is_file():
         raise ValueError(f"{folder}: no evaluation: metrics.csv is missing")
-    with path.open(newline="") as file:
-        columns, rows = read_csv(file)
+    columns, rows = read_csv(path)
     if not {"case_id", "region"} <= set(columns):
         raise ValueError(f"{path}: must have columns case_id and region; evaluate again with this version")
     metrics: Metrics = {}
@@ -185,7 +185,4 @@ def _check_same_cases(first: Path, a: Metrics, second: Path, b: Metrics) -> None
 def _patients(folder: Path) -> dict[str, str]:
     """Return case_id → patient as the evaluation knows them; without them every case is a patient."""
     path = folder / "summary.json"
-    try:
-        return dict(json.loads(path.read_text()).get("patients", {})) if path.is_file() else {}
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a summary: {error}") from error
+    return files.read_json(path, SUMMARY).get("patients", {}) if path.is_file() else {}

@@ -1,14 +1,14 @@
 """An evaluation folder, as evaluate writes it and the report reads it."""
 
-import csv
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tf_liver import files
 from tf_liver.cells import read_csv
 from tf_liver.data import LIVERS, DataError
+from tf_liver.runs import SUMMARY
 from tf_liver.volume.summary import figures_of_regions
 from tf_liver.volume.words import known, number
 
@@ -79,25 +79,25 @@ def read_evaluation(folder: Path) -> Evaluation:
         DataError: one of them is missing or is not what evaluate writes.
     """
     try:
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as stream:
-            _, rows = read_csv(stream)
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        _, rows = read_csv(folder / "metrics.csv")
+        summary = files.read_json(folder / "summary.json", SUMMARY, ("regions",))
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise DataError(f"{folder}: not an evaluation folder: {Path(error.filename).name} is missing") from error
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{folder}: metrics.csv and summary.json must be what evaluate writes: {error}") from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("regions"), dict):
-        raise DataError(f"{folder / 'summary.json'}: must hold an object with regions. Received: {str(summary)[:80]}")
+    except ValueError as error:
+        raise DataError(str(error)) from error
     whole = all(None not in row and None not in row.values() for row in rows)
     if not rows or not whole or not {"case_id", "region", "dice"} <= rows[0].keys():
         found = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise DataError(
             f"{folder / 'metrics.csv'}: must hold whole rows with case_id, region and dice. Received: {found}"
         )
-    for row in rows:
-        row.setdefault("note", _note(row))
-    evaluation = Evaluation(folder, rows, summary)
-    of_rows = _figures_of_rows(evaluation)
+    try:
+        for row in rows:
+            row.setdefault("note", _note(row))
+        evaluation = Evaluation(folder, rows, summary)
+        of_rows = _figures_of_rows(evaluation)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{folder / 'metrics.csv'}: a score must be a number, or empty: {error}") from error
     if "false_positives" not in summary:  # of before cases without a region stood apart
         summary["regions"] = of_rows["regions"]
     summary["false_positives"] = of_rows["false_positives"]
