@@ -39,9 +39,10 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             rows = [{name: unguard(value) for name, value in row.items()} for row in reader]
+            columns = list(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not CSV: {error}") from error
-    return list(reader.fieldnames or ()), rows
+    return columns, rows
 
 
 def guard(value: Any) -> Any:

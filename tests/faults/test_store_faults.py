@@ -236,7 +236,7 @@ def test_row_48_a_flipped_bit_in_the_array_header_is_detected(built, data, kind)
     )
     assert path.read_bytes() != values
     store = SliceStore(built, find_cases(data))
-    with pytest.raises(DataError, match=rf"phantom_03\.{kind}\.npy: must hold .* not [>|]i[12] of"):
+    with pytest.raises(DataError, match=rf"phantom_03\.{kind}\.npy: must begin with the .npy header of"):
         store.read(3, int(store.index.positives[3][0]))
     assert prepare(find_cases(data), built, workers=1) == ["phantom_03"]
 
@@ -263,7 +263,7 @@ def test_row_48_a_file_that_shrank_is_detected_even_when_it_is_open(built, data)
 
 def test_row_49_objects_are_refused(built, data):
     np.save(images_path(built, "phantom_00"), np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"phantom_00\.images\.npy: must be a plain \.npy array"):
+    with pytest.raises(DataError, match=r"phantom_00\.images\.npy: must begin with the \.npy header"):
         SliceStore(built, find_cases(data)).read(0, 0)
     assert prepare(find_cases(data), built, workers=1) == ["phantom_00"]
 

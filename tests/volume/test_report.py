@@ -184,12 +184,12 @@ def test_names_and_words_are_escaped(odd):
     [
         ("metrics.csv", None, "not an evaluation folder: metrics.csv is missing"),
         ("summary.json", None, "not an evaluation folder: summary.json is missing"),
-        ("summary.json", "{", "must be what evaluate writes"),
+        ("summary.json", "{", "summary.json: not JSON"),
         ("summary.json", "[]", "must hold an object"),
         ("metrics.csv", "", "must hold whole rows with case_id, region and dice. Received: no rows"),
         ("metrics.csv", "case_id,dice\na,1\n", "Received: case_id, dice"),
         ("metrics.csv", "case_id,region,dice\na,liver\n", "must hold whole rows"),
-        ("metrics.csv", b"\xff\xfe\x00", "must be what evaluate writes"),
+        ("metrics.csv", b"\xff\xfe\x00", "metrics.csv: not CSV"),
     ],
 )
 def test_other_folders_are_refused(evaluation, name, content, message):

@@ -82,7 +82,8 @@ def survey_cases(data: Path) -> tuple[list[Case], list[DataError]]:
     problems: list[DataError] = []
     images, labels = _scans(data / "imagesTr", problems), _scans(data / "labelsTr", problems)
     if not images and not labels:
-        raise DataError(f"{data}: must hold imagesTr/ and labelsTr/ with .nii or .nii.gz files. Received: none")
+        none = DataError(f"{data}: must hold imagesTr/ and labelsTr/ with .nii or .nii.gz files. Received: none")
+        raise problems[0] if problems else none
     try:
         patients = _read_dataset_json(data / "dataset.json")
     except DataError as error:
