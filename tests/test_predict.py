@@ -14,6 +14,7 @@ from tf_liver import predict
 from tf_liver.data.nifti import read_volume
 from tf_liver.experiment import replace
 from tf_liver.runs import Run
+from tf_liver.volume import inference
 
 
 def refused(capsys, *argv):
@@ -181,3 +182,51 @@ def test_a_read_only_output_is_refused(capsys, trained, phantoms, tmp_path):
         assert "Read-only file system" in refused(capsys, scan, "-o", disk / "out", "--run", trained)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def a_ct(path, offset=0):
+    """Air around a body of soft tissue with some bone, and noise."""
+    voxels = np.full((40, 40, 6), -1000.0)
+    voxels[4:36, 4:36], voxels[18:22, 6:10] = 40, 700
+    voxels += np.random.default_rng(0).normal(0, 10, voxels.shape)
+    return write_nifti(path, (np.clip(voxels, -1000, None) + offset).astype(np.int16), np.diag([8, 8, 8, 1]))
+
+
+def test_row_81_an_offset_is_named_and_taken_off_when_asked_for(capsys, trained, tmp_path):
+    plain, shifted = a_ct(tmp_path / "plain.nii"), a_ct(tmp_path / "shifted.nii", 1024)
+    line = ["-o", str(tmp_path / "out"), "--run", str(trained)]
+    assert predict.main([str(plain), str(shifted), *line]) == 0
+    err = capsys.readouterr().err
+    assert f"warning: {shifted}: HU look shifted by +1024" in err
+    assert f"warning: {plain}: HU" not in err
+    assert "--hu-offset -1024" in json.loads((tmp_path / "out" / "shifted.json").read_text())["warnings"][-1]
+    before = labels(tmp_path / "out" / "plain.nii.gz")
+    assert predict.main([str(shifted), *line, "--hu-offset", "-1024"]) == 0
+    assert "HU look" not in capsys.readouterr().err
+    np.testing.assert_array_equal(labels(tmp_path / "out" / "shifted.nii.gz"), before)
+
+
+def test_row_82_a_label_map_is_refused_and_the_scan_beside_it_segmented(capsys, trained, phantoms, tmp_path):
+    shutil.copy(phantoms / "imagesTr" / "phantom_00.nii.gz", tmp_path / "scan.nii.gz")
+    shutil.copy(phantoms / "labelsTr" / "phantom_00.nii.gz", tmp_path / "scan_label.nii.gz")
+    assert predict.main([str(tmp_path), "-o", str(tmp_path / "out"), "--run", str(trained)]) == 1
+    out, err = capsys.readouterr()
+    assert "scan_label.nii.gz: must be a CT, not a label map. Received: whole numbers from 0 to" in err
+    assert "1 of 2 scans done" in out
+    assert [p.name for p in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["scan.nii.gz"]
+
+
+def test_row_84_whatever_one_scan_makes_a_reader_raise_is_its_own_failure(capsys, trained, tmp_path, monkeypatch):
+    """A stand-in for the surprises of readers: every one that is known by now is refused before it gets here."""
+    scans = [a_ct(tmp_path / f"{name}.nii") for name in ("a", "odd", "b")]
+    real = inference.read_scan
+
+    def surprising(scan):
+        if scan.name == "odd.nii":
+            raise TypeError("unhashable")
+        return real(scan)
+
+    monkeypatch.setattr(inference, "read_scan", surprising)
+    assert predict.main([*map(str, scans), "-o", str(tmp_path / "out"), "--run", str(trained)]) == 1
+    assert f"error: {scans[1]}: cannot be read: TypeError: unhashable" in capsys.readouterr().err
+    assert [p.name for p in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["a.nii.gz", "b.nii.gz"]

@@ -94,10 +94,10 @@ def test_real_scans_have_true_warnings_only(capsys, real_data, tmp_path):
     assert record["errors"] == []
     assert len(record["warnings"]) == len(record["cases"]) == 5
     assert all(": HU looks clipped or scaled" in w["message"] for w in record["warnings"])
-    first, voxel_ml = record["cases"][0], 0.703125**2 * 5 / 1000
-    assert first["spacing_mm"] == pytest.approx([0.703125, 0.703125, 5])
-    assert first["liver_ml"] == pytest.approx((549_266 + 2_591) * voxel_ml) == pytest.approx(1364, abs=0.5)
-    assert first["tumour_ml"] == pytest.approx(2_591 * voxel_ml)
+    first, voxel_ml = record["cases"][0], 0.703**2 * 5 / 1000
+    assert first["spacing_mm"] == pytest.approx([0.703, 0.703, 5], rel=1e-6)
+    assert first["liver_ml"] == pytest.approx((549_266 + 2_591) * voxel_ml, rel=1e-6) == pytest.approx(1364, abs=0.5)
+    assert first["tumour_ml"] == pytest.approx(2_591 * voxel_ml, rel=1e-6)
     assert read_json(tmp_path, "fingerprint")["liver_ml"]["min"] == pytest.approx(first["liver_ml"], rel=0.3)
 
 

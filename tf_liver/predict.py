@@ -44,6 +44,7 @@ class PredictOptions:
     probabilities: bool = option(
         False, "write the probabilities too, <case>-probability.nii.gz and <case>-tumour-probability.nii.gz"
     )
+    hu_offset: int = option(0, "added to every voxel, for scans that are stored shifted: -1024 for HU + 1024")
     runs: Path = option(RUNS, "where to look for the latest run")
     server: Optional[str] = option(None, "ask TF Serving: http://host:8501 or grpc://host:8500; https, grpcs for TLS")
     model: str = option("tf_liver", "name of the model on the server")
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         first.postprocessing,
         tumours=first.task == "tumour",
         probabilities=options.probabilities,
+        hu_offset=options.hu_offset,
     ):
         if one.statistics is None:
             assert one.error is not None

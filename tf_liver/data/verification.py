@@ -16,18 +16,11 @@ from tf_liver.data import DataError, DataWarning
 from tf_liver.data.cases import Case, survey_cases
 from tf_liver.data.header import affine_mm
 from tf_liver.data.nifti import Volume, check_same_grid, read_grid, read_label, read_volume
+from tf_liver.data.plausibility import odd_values
 from tf_liver.data.slices import foreground, positive_slices
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
 
-# 12-bit CT is stored with the intercept -1024; what lies lower is a scanner's padding (-2000, -2048, -3024).
-LOWEST_HU = -1024
-# Around and inside every patient there is air (-1000) and some lung or bowel gas; a minimum above this was clipped.
-AIR_BELOW_HU = -500
-# Spongy bone reaches 300, cortical bone 1000 and more; every slice through a liver shows spine and ribs.
-BONE_ABOVE_HU = 300
-# 12 bits end at 3071; only metal on an extended scale, or something that is no HU, lies beyond.
-HIGHEST_HU = 4000
 # From a very fatty liver to one in full contrast; outside, label and image do not lie on each other.
 LIVER_MEDIAN_HU = (-30, 250)
 # The widest field that a scanner reconstructs as usual; 512 pixels of exactly 1 mm are wider.
@@ -117,7 +110,7 @@ def check_case(case: Case, quick: bool = False) -> tuple[CaseFacts, list[Finding
     odd = [str(w.message) for w in heard if issubclass(w.category, DataWarning)]
     facts = _facts(case, image, label, quick)
     if image:
-        odd += [f"{case.image}: {text}" for text in (*_odd_grid(image), *_odd_hu(facts, image))]
+        odd += [f"{case.image}: {text}" for text in (*_odd_grid(image), *(() if quick else odd_values(image.voxels)))]
     odd += [f"{case.label}: {text}" for text in _odd_label(facts)]
     findings = [Finding("error", case.case_id, text) for text in wrong]
     return facts, findings + [Finding("warning", case.case_id, text) for text in odd]
@@ -178,25 +171,6 @@ def placeholder(image: Volume) -> str | None:
 def _odd_grid(image: Volume) -> Iterator[str]:
     if why := placeholder(image):
         yield f"{why}; its millilitres and millimetres mean nothing"
-
-
-def _odd_hu(facts: CaseFacts, image: Volume) -> Iterator[str]:
-    if facts.hu_range is None:
-        return
-    low, high = facts.hu_range
-    if low > AIR_BELOW_HU or high < BONE_ABOVE_HU:
-        yield (
-            f"HU looks clipped or scaled: a CT holds air (below {AIR_BELOW_HU}) and bone (above {BONE_ABOVE_HU}). "
-            f"Received: {low:g} to {high:g}"
-        )
-    if low < LOWEST_HU:
-        share = np.count_nonzero(image.voxels < LOWEST_HU) / image.voxels.size
-        yield (
-            f"below air ({LOWEST_HU} HU) in {100 * share:.2g} % of the voxels: a scanner's padding, or a "
-            f"resampler's overshoot. Received: {low:g}"
-        )
-    if high > HIGHEST_HU:
-        yield f"HU above {HIGHEST_HU}: metal, or no HU. Received: {high:g}"
 
 
 def _odd_label(facts: CaseFacts) -> Iterator[str]:

@@ -4,14 +4,16 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tf_liver.data import DataError
 from tf_liver.data.cases import case_id_of
 from tf_liver.data.nifti import Volume
+from tf_liver.data.plausibility import require_image
 from tf_liver.data.scans import read_scan
 from tf_liver.data.slices import THRESHOLD, neighbourhood
 from tf_liver.data.write import as_stored_probability, write_label_map, write_probability_map
@@ -106,24 +108,26 @@ def segment_files(
     postprocessing: str = "none",
     tumours: bool = False,
     probabilities: bool = False,
+    hu_offset: int = 0,
 ) -> Iterator[Segmented]:
     """Segment scans to label-map files on their own grids; yield what became of each, in order.
 
     load: gives the predictor; it is called while the first scan is read.
     scans: NIfTI files or DICOM series folders. outputs: a .nii or .nii.gz each. postprocessing: of the experiment.
     tumours: whether the model looks for them. probabilities: write them too, as `probability_paths` names them.
+    hu_offset: added to every voxel.
 
     A scan that cannot be read, predicted or written does not stop the others. While one scan is predicted, another
     thread writes the last one and then reads the next one: no more than two are in memory.
     """
     with ThreadPoolExecutor(1) as aside:
         waiting: Future[Segmented] | None = None
-        following = [aside.submit(read_scan, scan) for scan in scans[:1]]
+        following = [aside.submit(_read, scan, hu_offset) for scan in scans[:1]]
         try:
             predictor = load()
             for number, (scan, output) in enumerate(zip(scans, outputs, strict=True), start=1):
                 reading = following.pop()
-                following += [aside.submit(read_scan, scan) for scan in scans[number : number + 1]]
+                following += [aside.submit(_read, scan, hu_offset) for scan in scans[number : number + 1]]
                 try:
                     volume = reading.result()
                     what = f"segmenting {scan.name} ({number} of {len(scans)}), batches"
@@ -140,6 +144,21 @@ def segment_files(
                 yield waiting.result()
         finally:
             aside.shutdown(cancel_futures=True)
+
+
+def _read(scan: Path, hu_offset: int) -> Volume:
+    """Return a scan that may be segmented: what one of them makes any reader raise is that scan's failure, named."""
+    try:
+        volume = read_scan(scan)
+    except FAILURES:
+        raise
+    except Exception as error:  # nibabel, pydicom and decoders have no common base class
+        raise DataError(f"{scan}: cannot be read: {type(error).__name__}: {error}") from error
+    require_image(volume.voxels, str(scan))
+    if not hu_offset:
+        return volume
+    # float32 holds every sum of two 16-bit numbers.
+    return replace(volume, voxels=volume.voxels.astype(np.float32) + np.float32(hu_offset))
 
 
 def _predict(
