@@ -1,11 +1,13 @@
 import csv
 import io
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tf_liver.cells import guard, read_csv, to_csv, unguard
+from tf_liver.files import write_atomic
 
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1+1", "=", "-", "+inf"]
 
@@ -28,3 +30,9 @@ def test_what_was_written_is_read(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "cells.csv"
     path.write_bytes(to_csv(["a", "b"], [{"a": text, "b": -1}]).encode())
     assert read_csv(path) == (["a", "b"], [{"a": text, "b": "-1"}])
+
+
+def test_names_that_are_no_utf8_are_read_back(tmp_path):
+    name = os.fsdecode(b"M\xfcller")
+    write_atomic(tmp_path / "cells.csv", to_csv(["case_id"], [{"case_id": name}]))
+    assert read_csv(tmp_path / "cells.csv") == (["case_id"], [{"case_id": name}])

@@ -160,6 +160,16 @@ def test_predict_never_replaces_a_scan_or_a_label_map(capsys, tmp_path, trained,
     assert not (tmp_path / "out").exists()
 
 
+def test_predict_never_mixes_up_probabilities_and_label_maps(capsys, tmp_path, trained, phantoms):
+    scans = [tmp_path / f"x{end}.nii.gz" for end in ("", "-probability")]
+    for scan in scans:
+        shutil.copy(phantoms / "imagesTr" / "phantom_00.nii.gz", scan)
+    output = ("--run", trained, "-o", tmp_path / "out", "--probabilities")
+    assert "x-probability.nii.gz would replace that of" in refused(capsys, predict, *scans, *output)
+    line = refused(capsys, predict, scans[0], "--run", trained, "-o", tmp_path, "--probabilities")
+    assert "would replace the scan" in line
+
+
 def test_predict_goes_on_after_a_bad_scan(capsys, tmp_path, trained, phantoms):
     (tmp_path / "bad.nii").touch()
     good = phantoms / "imagesTr" / "phantom_00.nii.gz"

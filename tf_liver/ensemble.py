@@ -7,6 +7,7 @@ from typing import Any
 from tf_liver.data.cases import Case, find_cases, held_out_of
 from tf_liver.experiment import MIRRORING
 from tf_liver.folds import opened_as_runs
+from tf_liver.records import RunSplit
 from tf_liver.runs import Run
 
 RUNS_MEANT = (
@@ -81,11 +82,11 @@ def held_out_cases(runs: Sequence[Run], other_data: Path | None) -> tuple[list[C
     folders = {run.data.resolve(): None for run in runs}
     if other_data is None and len(folders) > 1:
         raise ValueError(f"--data: runs of one data folder, or --data. Received: {', '.join(map(str, folders))}")
-    data = other_data or runs[0].data
+    data = other_data or runs[0].require_data()
     return held_out_of(find_cases(data), split, other_data=other_data is not None), data
 
 
-def _refuse_trained(runs: Sequence[Run], splits: Sequence[dict[str, Any]], patients: dict[str, str]) -> None:
+def _refuse_trained(runs: Sequence[Run], splits: Sequence[RunSplit], patients: dict[str, str]) -> None:
     for run, split in zip(runs, splits, strict=True):
         who = {patients.get(case_id, case_id) for case_id in split["train"]}
         for other, held_out in zip(runs, (one["held_out"] for one in splits), strict=True):

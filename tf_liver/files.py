@@ -7,11 +7,13 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+T = TypeVar("T")
 
 # The umask can only be read by setting it, for all threads: once, on import, before there are any.
 _UMASK = os.umask(0o077)
@@ -69,44 +71,75 @@ class JsonError(ValueError):
     """A JSON file that is not what was written; the message names the file, and the field where it is one."""
 
 
-def read_json(path: Path, fields: Mapping[str, Any] | None = None, required: Collection[str] = ()) -> dict[str, Any]:
-    """Return the JSON object in a file.
+def read_json(path: Path, kind: type[T], required: Collection[str] = ()) -> T:
+    """Return the JSON object in a file, as the TypedDict `kind`, or dict[str, Any] where its fields are free.
 
-    fields: field → its type, such as int or dict[str, list[str]], where it is there. required: those that must be.
+    required: fields that must be there, beside those of `kind` that must. Fields that `kind` does not name may be.
 
     Raises:
-        JsonError: not UTF-8, not JSON, nested too deeply, no object, or a field that is missing or of another type.
-        OSError: it cannot be read.
+        JsonError: no file, not UTF-8, not JSON, nested too deeply, a name twice, a number beyond 64 bits, no object, or
+            a field that is missing or of another type.
+        OSError: it is not there, or cannot be read.
     """
+    if what := irregular(path):
+        raise JsonError(f"{path}: must be a file. Received: {what}")
+    hooks: dict[str, Any] = {"parse_int": _number, "parse_float": _number, "parse_constant": _number}
     try:
-        table = json.loads(path.read_bytes().decode())
+        table = json.loads(path.read_bytes().decode(), object_pairs_hook=_object, **hooks)
     except (ValueError, RecursionError) as error:
         raise JsonError(f"{path}: not JSON: {str(error)[:200]}") from error
     if not isinstance(table, dict):
         raise JsonError(f"{path}: must hold an object. Received: {type(table).__name__}")
     if missing := sorted(set(required) - set(table)):
         raise JsonError(f"{path}: must hold {missing[0]}. Received: an object without it")
-    for name, kind in (fields or {}).items():
-        if name in table and not is_a(table[name], kind):
-            shown = getattr(kind, "__name__", "") if not get_origin(kind) else str(kind)
-            raise JsonError(f"{path}: {name} must be {shown or kind}. Received: {str(table[name])[:80]}")
+    if fault := wrong(table, kind, ""):
+        raise JsonError(f"{path}: {fault}")
+    return cast(T, table)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"twice in one object: {next(name for name in names if names.count(name) > 1)[:80]}")
     return table
 
 
-def is_a(value: Any, kind: Any) -> bool:
-    """Say whether a value of JSON is of a type; every number is a float, no truth value is a number."""
+def _number(text: str) -> int | float:
+    value = int(text) if text.lstrip("-").isdigit() else float(text)
+    if not abs(value) < 2**63:  # nor NaN; no number of ours is larger, and arithmetic with it would overflow
+        raise ValueError(f"no number of 64 bits: {text[:80]}")
+    return value
+
+
+def wrong(value: Any, kind: Any, name: str) -> str:
+    """Say which field of a value of JSON is of another type, and what it holds; "" if none is.
+
+    kind: a TypedDict, list[…], dict[str, …], a union, Any, or a plain type; every number is a float, no truth value is
+    a number. name: of the value.
+    """
     origin, parts = get_origin(kind), get_args(kind)
-    if origin is list:
-        return isinstance(value, list) and all(is_a(one, parts[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(is_a(one, parts[1]) for one in value.values())
-    if kind is Any:
-        return True
-    if origin is UnionType:
-        return any(is_a(value, one) for one in parts)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    inside: list[tuple[str, Any, Any]] = []
+    if kind is Any or (origin is UnionType and not all(wrong(value, one, name) for one in parts)):
+        return ""
+    if origin is list and isinstance(value, list):
+        inside = [(f"{name}[{n}]", one, parts[0]) for n, one in enumerate(value)]
+    elif origin is dict and isinstance(value, dict):
+        inside = [(f"{name}.{key}", one, parts[1]) for key, one in value.items()]
+    elif is_typeddict(kind) and isinstance(value, dict):
+        if missing := sorted(kind.__required_keys__ - set(value)):
+            return f"{name} must hold {missing[0]}. Received: an object without it".strip(" .")
+        inside = [(f"{name}.{key}", value[key], of) for key, of in get_type_hints(kind).items() if key in value]
+    elif not _is_plain(value, kind):
+        shown = "an object" if is_typeddict(kind) else kind.__name__ if isinstance(kind, type) and not origin else kind
+        return f"{name.removeprefix('.')} must be {shown}. Received: {str(value)[:80]}"
+    return next(filter(None, (wrong(one, of, where) for where, one, of in inside)), "")
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if get_origin(kind) or is_typeddict(kind) or (isinstance(value, bool) and kind is not bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def irregular(path: Path) -> str:

@@ -11,7 +11,8 @@ from tf_liver import files
 from tf_liver.command import DONE, FAILED, one_line
 from tf_liver.folds import CrossValidation, Member
 from tf_liver.processes import run_command
-from tf_liver.runs import SUMMARY, Run, RunError, evaluation_name
+from tf_liver.records import Summary
+from tf_liver.runs import Run, RunError, evaluation_name
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Work:
         for member in self.whole.members:
             if member.seed == seed and (member.name, name) in self.scored:
                 run = self.whole.run(member)
-                for case_id in run.read_json(f"{name}/summary.json", SUMMARY, ("patients",))["patients"]:
+                for case_id in run.read_json(f"{name}/summary.json", Summary, ("patients",))["patients"]:
                     found[case_id] = run.path / name / "predictions" / f"{case_id}.nii.gz"
         return found
 
@@ -104,7 +105,7 @@ class Work:
         found, name = {}, evaluation_name(self.checkpoint, data)
         for folder in (*(member.name for member in self.whole.members), "."):
             if (folder, name) in self.scored:
-                summary = Run(self.whole.path / folder).read_json(f"{name}/summary.json", SUMMARY, ("regions",))
+                summary = Run(self.whole.path / folder).read_json(f"{name}/summary.json", Summary, ("regions",))
                 regions = summary["regions"].items()
                 means = {region: {s: v.get("mean") for s, v in scores.items()} for region, scores in regions}
                 found["together" if folder == "." else folder] = means

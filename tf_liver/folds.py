@@ -9,21 +9,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tf_liver import files
 from tf_liver.experiment import Experiment, from_table
-from tf_liver.runs import Run, RunError
+from tf_liver.records import CrossvalTable, Entry
+from tf_liver.runs import MAX_SEED, Run, RunError, check_format
 
 FILE = "crossval.json"
 LOCK_S = 60.0
 FORMAT = 1  # of crossval.json
-FIELDS = {
-    **{"format": int, "experiment": dict[str, Any], "data": str, "folds": dict[str, int], "seeds": list[int]},
-    **{"runs": dict[str, dict[str, Any]], "started": str, "command": str},
-}
-# Of a run: epochs trained, what was scored on which weights, and when it was trained, from and to in seconds.
-ENTRY = {"epochs": int, "scored": dict[str, str], "sessions": list[list[float | None]]}
 
 
 @dataclass(frozen=True)
@@ -49,13 +43,24 @@ class CrossValidation:
     """
 
     path: Path
-    table: dict[str, Any]
+    table: CrossvalTable
 
     @classmethod
-    def create(cls, path: Path, experiment: Experiment, **facts: Any) -> "CrossValidation":
-        """Write down what is to be done; facts: command, data, folds (case_id → fold) and seeds."""
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        made = cls(path, {"format": FORMAT, "experiment": asdict(experiment), **facts, "started": started, "runs": {}})
+    def create(
+        cls, path: Path, experiment: Experiment, data: str, folds: dict[str, int], seeds: list[int], command: str = ""
+    ) -> "CrossValidation":
+        """Write down what is to be done; folds: case_id → the fold that holds it out."""
+        table: CrossvalTable = {
+            "format": FORMAT,
+            "experiment": asdict(experiment),
+            "command": command,
+            "data": data,
+            "folds": folds,
+            "seeds": seeds,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "runs": {},
+        }
+        made = cls(path, table)
         made.save()
         return made
 
@@ -68,13 +73,13 @@ class CrossValidation:
         """
         if not (path / FILE).is_file():
             raise RunError(f"{path}: not a cross-validation: {FILE} is missing")
-        table = Run(path).read_json(FILE, FIELDS, ("experiment", "data", "folds", "seeds", "runs"))
-        if table.get("format", FORMAT) > FORMAT:
-            raise RunError(f"{path / FILE}: format must be {FORMAT}. Received: {table['format']}, of a newer tf_liver")
+        table = Run(path).read_json(FILE, CrossvalTable)
+        check_format(path / FILE, table.get("format", FORMAT), FORMAT)
+        for name, numbers in (("seeds", table["seeds"]), ("folds", [*table["folds"].values()])):
+            if not numbers or not 0 <= min(numbers) <= max(numbers) <= MAX_SEED:
+                rule = f"{name} must be one number or more, in [0, {MAX_SEED}]"
+                raise RunError(f"{path / FILE}: {rule}. Received: {str(numbers)[:80]}")
         for name, entry in table["runs"].items():
-            for field, kind in ENTRY.items():
-                if field in entry and not files.is_a(entry[field], kind):
-                    raise RunError(f"{path / FILE}: runs.{name}.{field} is damaged. Received: {str(entry[field])[:80]}")
             if any(len(session) != 2 or session[0] is None for session in entry.get("sessions", [])):
                 raise RunError(f"{path / FILE}: runs.{name}.sessions must be pairs of seconds")
         return cls(path, table)
@@ -128,7 +133,7 @@ class CrossValidation:
         sessions = self._entry(member.name).setdefault("sessions", [])
         if sessions and sessions[-1][1] is None:  # killed: what it did after its last file is lost
             written = (path.stat().st_mtime for path in self.run(member).path.glob("checkpoints/*"))
-            sessions[-1][1] = max(sessions[-1][0], *written, 0)
+            sessions[-1][1] = max(sessions[-1][0] or 0, *written, 0)
         sessions.append([time.time(), None])
         self.save()
         try:
@@ -140,9 +145,10 @@ class CrossValidation:
 
     def minutes(self, member: Member) -> float:
         """Return how long a member was trained, its start included; of a session that was killed, to its last file."""
-        return sum(end - begin for begin, end in self._entry(member.name).get("sessions", []) if end) / 60
+        sessions = self._entry(member.name).get("sessions", [])
+        return sum(end - begin for begin, end in sessions if begin is not None and end) / 60
 
-    def _entry(self, folder: str) -> dict[str, Any]:
+    def _entry(self, folder: str) -> Entry:
         return self.table["runs"].setdefault(folder, {})
 
 

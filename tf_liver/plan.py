@@ -69,7 +69,8 @@ def make_plan(run: Run | None, name: str | None, changes: dict[str, Any], **give
         old = run.split
         for part in ("train", "held_out"):
             if other := sorted({*old[part]} ^ {*split.case_ids[part]}):
-                raise RunError(f"{run.path}: its {part} cases must be the same. Received: a difference in {other[0]}")
+                where = f"{run.path / 'split.json'}: {part} must name the same cases"
+                raise RunError(f"{where}. Received: a difference in {other[0]!r}")
     return Plan(run, experiment, facts | {name: str(Path(facts[name]).resolve()) for name in MAY_MOVE}, split)
 
 
@@ -95,7 +96,9 @@ def choose_experiment(old: Experiment | None, name: str | None, changes: dict[st
 
 
 def _facts(run: Run | None, given: dict[str, Any]) -> dict[str, Any]:
-    old = run.facts if run else {}
+    old: dict[str, Any] = dict(run.facts) if run else {}
+    if run and given["data"] is None:
+        run.require_data()
     facts = {name: old.get(name, DEFAULTS[name]) if value is None else value for name, value in given.items()}
     for name, value in facts.items():
         if run and name not in MAY_MOVE and name in old and value != old[name]:
@@ -130,7 +133,7 @@ def locked(run: Run) -> Iterator[None]:
     Raises:
         RunError: another process holds it.
     """
-    with open(run.path / ".lock", "w") as file:
+    with open(run.path / ".lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

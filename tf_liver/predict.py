@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.tta:
         check_mirrored(runs)
     scans = find_scans(options.scans, options.output)
-    outputs = label_map_paths(scans, options.output)
+    outputs = label_map_paths(scans, options.output, options.probabilities)
     require_writable(options.output)
     list_scans(options.scans, scans)
 
@@ -142,13 +142,15 @@ def list_scans(given: Sequence[Path], scans: Sequence[Path]) -> None:
         print(f"  {scan}{' (DICOM series)' * scan.is_dir()}", flush=True)
 
 
-def label_map_paths(scans: Sequence[Path], folder: Path) -> list[Path]:
+def label_map_paths(scans: Sequence[Path], folder: Path, probabilities: bool = False) -> list[Path]:
     """Return where the label map of each scan goes: named after it, or where names repeat, after its relative path.
 
     Raises:
-        ValueError: a label map would replace one of the scans, or the label map of another one.
+        ValueError: a label map would replace one of the scans, or a result of another one; probabilities are results.
     """
-    inputs, taken = {scan.resolve() for scan in scans}, dict[Path, Path]()
+    from tf_liver.volume.inference import probability_paths
+
+    inputs, taken, outputs = {scan.resolve() for scan in scans}, dict[Path, Path](), list[Path]()
     times = Counter(map(name_of_scan, scans))
     repeated = [scan.absolute().parent for scan in scans if times[name_of_scan(scan)] > 1]
     top = os.path.commonpath(repeated) if repeated else ""
@@ -156,12 +158,14 @@ def label_map_paths(scans: Sequence[Path], folder: Path) -> list[Path]:
         name = name_of_scan(scan)
         where = folder / os.path.relpath(scan.absolute().parent, top) if times[name] > 1 else folder
         out = where / f"{name}.nii.gz"
-        if out.resolve() in inputs:
-            raise ValueError(f"{scan}: its label map would replace the scan {out}; choose another --output")
-        if out in taken:
-            raise ValueError(f"{scan}: its label map {out} would replace that of {taken[out]}; predict one at a time")
-        taken[out] = scan
-    return list(taken)
+        for path in (out, *probability_paths(out)) if probabilities else (out,):
+            if path.resolve() in inputs:
+                raise ValueError(f"{scan}: its result would replace the scan {path}; choose another --output")
+            if path in taken:
+                raise ValueError(f"{scan}: its {path} would replace that of {taken[path]}; predict one at a time")
+            taken[path] = scan
+        outputs.append(out)
+    return outputs
 
 
 if __name__ == "__main__":

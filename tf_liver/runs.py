@@ -2,32 +2,25 @@
 
 import json
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tf_liver import files
 from tf_liver.experiment import Experiment, ExperimentError, from_table, replace
+from tf_liver.records import RunFacts, RunSplit
+
+T = TypeVar("T")
 
 RUNS = Path("runs")
 HASHES = "hashes.json"
+MAX_SEED = 2**32 - 1  # NumPy's
 FORMAT = 1  # of run.json; without one it is of a time before there was a number, and read as 1
-# Field → type, of the files that a run folder holds.
-FACTS = {
-    **{"format": int, "data": str, "prepared": str, "fold": int, "seed": int, "store": bool, "deterministic": bool},
-    **{"policy": str, "device": str, "started": str, "python": str, "command": str, "versions": dict[str, str]},
-}
-SPLIT = {"train": list[str], "held_out": list[str], "patients": dict[str, str]}
 PACKAGES = ("tensorflow", "tf-keras", "segmentation-models", "nibabel", "numpy", "albumentations")
-# Of an evaluation's summary.json; a region's score → its figures.
-SUMMARY = {
-    **{"cases": int, "liver": str, "run": str, "data": str, "checkpoint": str, "predictions": str, "interval": str},
-    **{"patients": dict[str, str], "failed": dict[str, str], "regions": dict[str, dict[str, dict[str, Any]]]},
-}
 
 
 class RunError(ValueError):
@@ -96,7 +89,7 @@ class Run:
     @property
     def experiment(self) -> Experiment:
         """The experiment as it was run, overrides included."""
-        return from_table(self.read_json("experiment.json"), str(self.path / "experiment.json"))
+        return from_table(self.read_json("experiment.json", dict[str, Any]), str(self.path / "experiment.json"))
 
     @property
     def trained_experiment(self) -> Experiment:
@@ -113,38 +106,53 @@ class Run:
         return any((self.path / "checkpoints").glob("state-*.npz"))
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What run.json holds: `FACTS`, as far as a run of its time had them."""
-        table = self.read_json("run.json", FACTS)
-        if table.get("format", FORMAT) > FORMAT:
-            path = self.path / "run.json"
-            raise RunError(f"{path}: format must be {FORMAT}. Received: {table['format']}, of a newer tf_liver")
+    def facts(self) -> RunFacts:
+        """What run.json holds."""
+        table, path = self.read_json("run.json", RunFacts), self.path / "run.json"
+        check_format(path, table.get("format", FORMAT), FORMAT)
+        if not 0 <= table.get("seed", 0) <= MAX_SEED or table.get("fold", 0) < 0:
+            raise RunError(
+                f"{path}: seed must lie in [0, {MAX_SEED}], and fold at 0 or above. "
+                f"Received: {table.get('seed')} and {table.get('fold')}"
+            )
         return table
 
     @property
     def data(self) -> Path:
         """The folder of scans that the run was trained on."""
-        facts = self.facts
-        if "data" not in facts:
-            raise RunError(f"{self.path / 'run.json'}: must hold data. Received: an object without it")
-        return Path(facts["data"])
+        return Path(self.facts["data"])
+
+    def require_data(self) -> Path:
+        """Return the folder of scans, or raise RunError where it is there no more."""
+        if not self.data.is_dir():
+            rule = "data: there is no such data folder, --data names another"
+            raise RunError(f"{self.path / 'run.json'}: {rule}. Received: {self.data}")
+        return self.data
 
     @property
-    def split(self) -> dict[str, Any]:
-        """The case_ids of both sides, and case_id → patient; older runs name no patients."""
-        return self.read_json("split.json", SPLIT, ("train", "held_out"))
+    def split(self) -> RunSplit:
+        """Who trained and who is held out."""
+        split = self.read_json("split.json", RunSplit)
+        if not split["held_out"]:
+            raise RunError(f"{self.path / 'split.json'}: held_out must name a case. Received: none")
+        if both := sorted({*split["train"]} & {*split["held_out"]}):
+            raise RunError(f"{self.path / 'split.json'}: train and held_out must share no case. Received: {both[0]}")
+        return split
 
     def read_json(
-        self, name: str, fields: Mapping[str, Any] | None = None, required: Collection[str] = ()
-    ) -> dict[str, Any]:
+        self,
+        name: str,
+        kind: type[T] = dict[str, Any],  # type: ignore[assignment]
+        required: Collection[str] = (),
+    ) -> T:
         """Return one of the run's JSON files, as `files.read_json`.
 
         Raises:
             RunError: the file is missing or damaged; the message names it and the field.
         """
         try:
-            return files.read_json(self.path / name, fields, required)
-        except (files.JsonError, FileNotFoundError, IsADirectoryError) as error:
+            return files.read_json(self.path / name, kind, required)
+        except (files.JsonError, FileNotFoundError) as error:
             raise RunError(str(error)) from error
 
     def checkpoint(self, which: str) -> Path:
@@ -163,7 +171,8 @@ class Run:
         if path.with_name(HASHES).exists():
             written, found = self._hashes().get(which, [None]), files.sha256(path)
             if found not in written:
-                raise RunError(f"{path}: must be the file that was trained, SHA-256 {written[0]}. Received: {found}")
+                rule = f"must be the file that was trained, SHA-256 {written[0]}"
+                raise RunError(f"{path}: {rule}. Received: {found}, which {HASHES} does not name")
         return path
 
     @contextmanager
@@ -184,8 +193,7 @@ class Run:
         path = self.path / "checkpoints" / HASHES
         if not path.is_file():
             return {}
-        kinds = {which: str | list[str] for which in ("best", "last")}
-        table = self.read_json(str(path.relative_to(self.path)), kinds)
+        table = self.read_json(str(path.relative_to(self.path)), dict[str, str | list[str]])
         hashes = {which: [value] if isinstance(value, str) else value for which, value in table.items()}
         if empty := [which for which, values in hashes.items() if not values]:
             raise RunError(f"{path}: {empty[0]} must have a SHA-256. Received: none")
@@ -194,6 +202,13 @@ class Run:
     def _write_hashes(self, hashes: dict[str, list[str]]) -> None:
         table = {which: values[0] if len(values) == 1 else values for which, values in sorted(hashes.items())}
         files.write_atomic(self.path / "checkpoints" / HASHES, json.dumps(table, indent=2) + "\n")
+
+
+def check_format(path: Path, found: int, known: int) -> None:
+    """Refuse a file of another format than 1 to the one that is known."""
+    if not 1 <= found <= known:
+        newer = ", of a newer tf_liver" * (found > known)
+        raise RunError(f"{path}: format must be {known}. Received: {found}{newer}")
 
 
 def new_folder(root: Path, name: str) -> Path:

@@ -10,6 +10,8 @@ import dataclasses
 import io
 import json
 import sys
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +97,18 @@ def read_state(path: Path) -> State:
     Raises:
         StateError: not one byte more, less or different is accepted; the message names the file.
     """
+    if what := files.irregular(path):
+        raise StateError(f"{path}: must be a file. Received: {what}")
     data = path.read_bytes()
     body, digest = memoryview(data)[:-_DIGEST], data[-_DIGEST:]
     if xxhash.xxh3_128_digest(body) != digest:
         raise StateError(f"{path}: damaged or cut short: its checksum does not fit its {len(data)} bytes")
-    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-        meta = json.loads(arrays["meta"].tobytes())
-        return State(**meta, arrays=[arrays[str(n)] for n in range(len(meta["names"]))])
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            meta = json.loads(arrays["meta"].tobytes())
+            return State(**meta, arrays=[arrays[str(n)] for n in range(len(meta["names"]))])
+    except (ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+        raise StateError(f"{path}: no state as this version writes it: {error!r}") from error
 
 
 def newest_state(folder: Path) -> State | None:
@@ -121,8 +128,12 @@ def newest_state(folder: Path) -> State | None:
             path.rename(aside)
             print(f"warning: {error}; set aside as {aside.name}, going back to the state before it", file=sys.stderr)
     if found or list(folder.glob("damaged-state-*.npz")):
-        raise StateError(f"{folder}: a whole state is needed to go on. Received: {len(found)} files, all damaged")
+        raise StateError(f"{folder}: a whole state is needed to go on. Received: {_named(found)}, damaged")
     return None
+
+
+def _named(states: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in states) or "older ones"
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -50,7 +50,7 @@ class MLflow(tf.keras.callbacks.Callback):
         """Return the id that the run has in this store from before."""
         if not (self._run.path / _LINK).is_file():
             return None
-        link = self._run.read_json(_LINK, {"id": str, "store": str}, ("id", "store"))
+        link = self._run.read_json(_LINK, dict[str, str], ("id", "store"))
         return link["id"] if link["store"] == store else None
 
     def _begin(self, store: str, artefacts: str | None) -> str:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_liver import evaluate, export, predict
 from tf_liver.model.unet import load_network
+from tf_liver.model.weights import check_arrays
 from tf_liver.runs import Run
 
 PWNED = []
@@ -47,6 +48,24 @@ def test_row_69_a_model_with_a_lambda_layer(run, capsys, tmp_path):
     shutil.move(tmp_path / "model.h5", run.checkpoint("best"))
     assert "a whole Keras model, whose layers may hold code" in refused(run, capsys)
     assert not PWNED
+
+
+def test_row_91_weights_laid_out_otherwise(run, capsys):
+    with h5py.File(run.checkpoint("best"), "r+") as file:
+        group = file[any_dataset(file)].parent
+        name, layer = group.name, group.parent
+        del layer[name]
+        layer[name] = np.zeros(3, np.float32)
+    assert "does not hold the weights" in refused(run, capsys)
+
+
+def test_row_91_a_type_that_numpy_has_not(tmp_path):
+    odd = h5py.h5t.IEEE_F32LE.copy()
+    odd.set_ebias(2**20)
+    with h5py.File(tmp_path / "odd.weights.h5", "w") as file:
+        h5py.h5d.create(file.id, b"kernel", odd, h5py.h5s.create_simple((3,)))
+    with pytest.raises(ValueError, match=r"odd\.weights\.h5: is no HDF5 file, or damaged: Insufficient precision"):
+        check_arrays(tmp_path / "odd.weights.h5", 10)
 
 
 class Trap:

@@ -4,7 +4,9 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,7 @@ from tf_liver.processes import in_processes
 from tf_liver.progress import track
 
 PREPARED = Path("prepared")
+NEW = "not prepared yet"
 # What one core decoded, checked and wrote of 512² int16 scans on the machine of benchmarks/README.md; only for
 # the estimate on the screen.
 CORE_BYTES_PER_S = 400e6
@@ -43,7 +46,7 @@ CORE_BYTES_PER_S = 400e6
 
 def default_folder(data: Path, root: Path) -> Path:
     """Return the store of a data folder: named after it, and after its full path, so that two never meet."""
-    digest = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:8]
     return root / f"{data.resolve().name}-{digest}"
 
 
@@ -65,26 +68,49 @@ def prepare(
         looks = [full or known.get(case.case_id) != seal_of(folder, case.case_id) for case in cases]
         tasks = list(zip(cases, looks, strict=True))
         checkers = workers if any(looks) else 1  # a quick look is over before a process has started
-        current = track(in_processes(_is_current, tasks, checkers, folder), "checking prepared slices", len(cases))
-        missing = [case for case, good in zip(cases, list(current), strict=True) if not good]
+        looked = track(in_processes(_why_not_current, tasks, checkers, folder), "checking prepared slices", len(cases))
+        reasons = {case: reason for case, reason in zip(cases, list(looked), strict=True) if reason}
+        missing = list(reasons)
         if missing:
+            for reason in reasons.values():
+                if reason != NEW:
+                    say(f"{reason}; prepared again")
             _announce(missing, folder, workers, say)
-            (folder / MANIFEST).unlink(missing_ok=True)
-            for leftover in (p for kind in (".*.npy", ".*.json") for p in folder.glob(kind)):
-                leftover.unlink()  # of a builder that was killed
-            for _ in track(in_processes(build_case, missing, workers, folder), "preparing slices", len(missing)):
-                pass
         if missing or any(case.case_id not in known for case in cases):
+            _clear_away(missing, folder)
+            if missing:
+                for _ in track(in_processes(build_case, missing, workers, folder), "preparing slices", len(missing)):
+                    pass
             _commit(sorted({*known, *(case.case_id for case in cases)}), folder)
     return [case.case_id for case in missing]
+
+
+def _clear_away(cases: Sequence[Case], folder: Path) -> None:
+    """Take back that the store is whole, remove what a killed builder left, and set folders in our places aside."""
+    for path in (folder / MANIFEST, *(path for case in cases for path in _paths(folder, case.case_id))):
+        _set_aside(path)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for leftover in (path for kind in ("npy", "json", MANIFEST) for path in folder.glob(f".*.{kind}")):
+        leftover.unlink()
+
+
+def _set_aside(path: Path) -> None:
+    """Move what lies in the place of a file and is none, such as a folder, out of the way."""
+    if os.path.lexists(path) and not path.is_file():
+        path.rename(Path(tempfile.mkdtemp(prefix="aside-", dir=path.parent)) / path.name)
+
+
+def _paths(folder: Path, case_id: str) -> list[Path]:
+    """Return the files of a case."""
+    return [path(folder, case_id) for path in (images_path, labels_path, record_path)]
 
 
 def _commit(case_ids: Sequence[str], folder: Path) -> None:
     """Force everything to disk, and only then say that it is there."""
     seals = {case_id: seal for case_id in case_ids if (seal := seal_of(folder, case_id))}
     for case_id in seals:
-        for path in (images_path, labels_path, record_path):
-            files.fsync(path(folder, case_id))
+        for path in _paths(folder, case_id):
+            files.fsync(path)
     manifest = {
         "format": FORMAT,
         "tf_liver": __version__,
@@ -159,12 +185,13 @@ def _facts(path: Path) -> dict[str, int]:
     return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
-def _is_current(task: tuple[Case, bool], folder: Path) -> bool:
-    """Say whether a case is there, whole (to the last bit if asked), and made from the sources as they are now."""
+def _why_not_current(task: tuple[Case, bool], folder: Path) -> str:
+    """Say why a case must be built; "" if it is whole (to the last bit if asked) and its sources have not changed."""
     case, full = task
     record = read_record(folder, case.case_id)
     if record is None:
-        return False
+        there = any(os.path.lexists(path) for path in _paths(folder, case.case_id))
+        return f"{record_path(folder, case.case_id)}: is not as it was written" if there else NEW
     for kind, path in (("image", case.image), ("label", case.label)):
         known = record["sources"][kind]
         if not full and all(known[key] == value for key, value in _facts(path).items()):
@@ -172,24 +199,25 @@ def _is_current(task: tuple[Case, bool], folder: Path) -> bool:
         with open(path, "rb") as stream:
             fresh = _source(path, _facts(path), hashlib.file_digest(stream, xxhash.xxh3_128))
         if fresh["xxh3_128"] != known["xxh3_128"]:
-            return False
+            return f"{path}: is not the file that was prepared"
         known.update(fresh)  # touched or copied, not changed: the next look is quick again
         write_record(folder, record)
     shape, name = record["shape"][1:], case.case_id
-    return _is_whole(images_path(folder, name), record["dtype"], record["image_crc32"], shape, full) and _is_whole(
-        labels_path(folder, name), "uint8", record["label_crc32"], shape, full
-    )
+    return _why_not_whole(
+        images_path(folder, name), record["dtype"], record["image_crc32"], shape, full
+    ) or _why_not_whole(labels_path(folder, name), "uint8", record["label_crc32"], shape, full)
 
 
-def _is_whole(path: Path, dtype: str, crcs: list[int], shape: list[int], full: bool) -> bool:
-    """Compare an array file with its record: type and size, and with `full` every slice."""
+def _why_not_whole(path: Path, dtype: str, crcs: list[int], shape: list[int], full: bool) -> str:
+    """Say what is wrong with an array file by its record: type and size, and with `full` every slice."""
     whole = (len(crcs), *shape)
-    if check_array(path, dtype, whole):
-        return False
+    if fault := check_array(path, dtype, whole):
+        return f"{path}: {fault}"
     if not full or not crcs:
-        return True
+        return ""
     array = np.memmap(path, dtype, "r", BLOCK_BYTES, whole)
-    return all(slice_crc(array[z]) == crc for z, crc in enumerate(crcs))
+    bad = next((z for z, crc in enumerate(crcs) if slice_crc(array[z]) != crc), None)
+    return "" if bad is None else f"{path}: slice {bad} is damaged (its CRC-32 differs)"
 
 
 def _announce(cases: Sequence[Case], folder: Path, workers: int, say: Callable[[str], None]) -> None:
@@ -218,7 +246,8 @@ def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     A store on a read-only disk needs none: nobody can build it, and it is used if it is whole.
     """
     try:
-        handle = open(folder / ".lock", "w")  # noqa: SIM115  closed below
+        _set_aside(folder / ".lock")
+        handle = open(folder / ".lock", "a")  # noqa: SIM115  closed below
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES) or not (folder / MANIFEST).exists():
             raise

@@ -1,6 +1,5 @@
 """Cases: one scan and its label each, the Task03_Liver layout, and folds by patient."""
 
-import json
 import os
 import re
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tf_liver.data import LABELS, DataError, DataWarning
+from tf_liver.files import read_json
 
 FOLD_SEED = 0  # one dealing of patients into folds for everybody, whatever the seed of the training
 DEFAULT_DATA = Path("data/Task03_Liver")
@@ -144,11 +144,11 @@ def _read_dataset_json(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        table = json.loads(path.read_text())
+        table = read_json(path, dict[str, Any])
         labels = {int(k): str(v).lower() for k, v in table.get("labels", {}).items()}
         entries = table.get("training", [])
         listed = [(case_id_of(Path(e["image"])), case_id_of(Path(e["label"])), e) for e in entries]
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not the dataset.json of a Decathlon task: {error!r}") from error
     if labels and (
         labels.get(1) != "liver" or labels.get(2, "cancer") not in _TUMOUR or not set(labels) <= set(LABELS)
@@ -157,7 +157,7 @@ def _read_dataset_json(path: Path) -> dict[str, str]:
     for image_id, label_id, _ in listed:
         if image_id != label_id:
             raise DataError(f"{path}: image and label of a case must have one name. Received: {image_id}, {label_id}")
-    return {case_id: str(entry.get("patient", case_id)) for case_id, _, entry in listed}
+    return {case_id: case_id if entry.get("patient") is None else str(entry["patient"]) for case_id, _, entry in listed}
 
 
 def split_folds(cases: Sequence[Case], folds: int, seed: int) -> list[Split]:

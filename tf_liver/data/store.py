@@ -22,7 +22,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from isal import isal_zlib
@@ -36,6 +36,13 @@ from tf_liver.data.writer import BLOCK_BYTES, npy_header
 
 FORMAT = 2
 MANIFEST = "MANIFEST"  # without a suffix: no case can have a file of this name
+
+
+class Manifest(TypedDict):
+    """What the manifest holds, as far as it is read again. cases: case_id → seal of its record."""
+
+    format: int
+    cases: dict[str, str]
 
 
 def images_path(folder: Path, case_id: str) -> Path:
@@ -74,9 +81,9 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path, case_id: str) -> dict[str, Any] | None:
     """Return a case's record; None if there is none of this format, or it is not as it was written."""
     try:
-        record = files.read_json(record_path(folder, case_id))
+        record = files.read_json(record_path(folder, case_id), dict[str, Any])
         whole = record["format"] == FORMAT and record["case_id"] == case_id and record["seal"] == _seal(record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record if whole else None
 
@@ -90,7 +97,7 @@ def seal_of(folder: Path, case_id: str) -> str | None:
 def read_manifest(folder: Path) -> dict[str, str]:
     """Return case_id → seal of the finished cases; empty without a manifest of this format."""
     try:
-        manifest = files.read_json(folder / MANIFEST, {"format": int, "cases": dict[str, str]}, ("format", "cases"))
+        manifest = files.read_json(folder / MANIFEST, Manifest)
         return manifest["cases"] if manifest["format"] == FORMAT else {}
     except (OSError, ValueError):
         return {}
@@ -104,6 +111,8 @@ def check_array(path: Path, dtype: str, shape: tuple[int, ...]) -> str:
     header = npy_header(np.dtype(dtype), shape)
     size = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
     try:
+        if what := files.irregular(path):
+            return f"must be a file, not {what}"
         with open(path, "rb") as stream:
             same = stream.read(len(header)) == header
         found = path.stat().st_size

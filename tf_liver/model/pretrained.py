@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment, ExperimentError
-from tf_liver.model.weights import check_arrays
+from tf_liver.model.weights import DAMAGE, check_arrays
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
     import segmentation_models
@@ -112,7 +112,7 @@ def encoder_weights(experiment: Experiment, offline: bool = False) -> Iterator[s
             yield name
     except ExperimentError:
         raise
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         rule = f"encoder_weights: {name} must hold {experiment.backbone} without its top"
         raise ExperimentError(f"{rule}. Received: {' '.join(str(error).split())}") from error
 

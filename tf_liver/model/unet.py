@@ -16,7 +16,7 @@ from tf_liver.model.optimizer import make_optimizer
 from tf_liver.model.precision import choose_policy
 from tf_liver.model.pretrained import COLOURS, NONE, encoder_weights, with_colours
 from tf_liver.model.regions import channels_of
-from tf_liver.model.weights import check_weights
+from tf_liver.model.weights import DAMAGE, check_weights
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces its framework on import
     import segmentation_models
@@ -147,7 +147,7 @@ def load_network(experiment: Experiment, weights: str) -> tf.keras.Model:
     check_weights(Path(weights), network)
     try:
         network.load_weights(weights)
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{weights}: does not hold the weights of {experiment.name}: {reason}") from error
     return network

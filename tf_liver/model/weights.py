@@ -7,7 +7,15 @@ from pathlib import Path
 import h5py
 import tensorflow as tf
 
+from tf_liver.files import irregular
+
+# What h5py and Keras raise on a damaged file, or one laid out otherwise, without its name.
+DAMAGE = (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError)
 MAX_GROUPS = 10_000  # a resnet152 with its optimizer has some hundreds
+
+
+class WeightsError(ValueError):
+    """A file of weights that must not be read; the message names it."""
 
 
 def check_weights(path: Path, network: tf.keras.Model) -> None:
@@ -24,26 +32,30 @@ def check_arrays(path: Path, largest: int) -> None:
     Keras follows links out of an HDF5 file and allocates what a shape promises, before it compares shapes.
 
     Raises:
-        ValueError: no HDF5 file, a whole model, a link to another file or place, data kept elsewhere, no numbers, or
+        WeightsError: no HDF5 file, a whole model, a link to another file or place, data kept elsewhere, no numbers, or
             more of them; the message names it.
     """
     try:
+        if what := irregular(path):
+            raise WeightsError(f"{path}: must be a file. Received: {what}")
         with h5py.File(path, "r") as file:
             if "model_config" in file.attrs:
-                raise ValueError(f"{path}: is a whole Keras model, whose layers may hold code; only weights are read")
+                raise WeightsError(f"{path}: is a whole Keras model, whose layers may hold code; only weights are read")
             for name, data in _datasets(file, path, set()):
                 _check_array(data, f"{path}: {name}", largest)
-    except (OSError, KeyError, RuntimeError, TypeError) as error:  # what h5py raises on damage, without the file's name
-        raise ValueError(f"{path}: is no HDF5 file, or damaged: {error}") from error
+    except WeightsError:
+        raise
+    except DAMAGE as error:
+        raise WeightsError(f"{path}: is no HDF5 file, or damaged: {error}") from error
 
 
 def _check_array(data: h5py.Dataset, name: str, largest: int) -> None:
     if data.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: weights must be numbers. Received: {data.dtype}")
+        raise WeightsError(f"{name}: weights must be numbers. Received: {data.dtype}")
     if data.external or data.is_virtual:
-        raise ValueError(f"{name}: must lie in the file itself, not in another one")
+        raise WeightsError(f"{name}: must lie in the file itself, not in another one")
     if math.prod(data.shape) > largest:
-        raise ValueError(f"{name}: larger than any weights of the network. Received: {data.shape}")
+        raise WeightsError(f"{name}: larger than any weights of the network. Received: {data.shape}")
 
 
 def _datasets(group: h5py.Group, path: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -53,11 +65,11 @@ def _datasets(group: h5py.Group, path: Path, seen: set[tuple[int, int]]) -> Iter
     """
     info = h5py.h5o.get_info(group.id)
     if (info.fileno, info.addr) in seen or len(seen) > MAX_GROUPS:
-        raise ValueError(f"{path}: {group.name}: a group may be there once, and {MAX_GROUPS} of them at most")
+        raise WeightsError(f"{path}: {group.name}: a group may be there once, and {MAX_GROUPS} of them at most")
     seen.add((info.fileno, info.addr))
     for key in group:
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise ValueError(f"{path}: {group.name}/{key}: links are refused, they may lead out of the file")
+            raise WeightsError(f"{path}: {group.name}/{key}: links are refused, they may lead out of the file")
         member = group[key]
         if isinstance(member, h5py.Group):
             yield from _datasets(member, path, seen)

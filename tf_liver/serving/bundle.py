@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_liver.experiment import Experiment
-from tf_liver.files import fsync
+from tf_liver.files import fsync, write_atomic
 from tf_liver.model.predictor import AveragedSlices, SlicePredictor
 from tf_liver.serving.card import model_card
 from tf_liver.serving.check import check_model
@@ -68,7 +68,7 @@ def write_bundle(
         )
         metadata = {**(facts or {}), "check": checked}
         (model / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-        (model / "model_card.md").write_text(model_card(metadata, experiment))
+        write_atomic(model / "model_card.md", model_card(metadata, experiment), sync=False)
         for path in model.rglob("*"):
             fsync(path)
         write_configs(output)

@@ -2,17 +2,18 @@
 
 import dataclasses
 import hashlib
-import json
+import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tf_liver.data import LABELS
 from tf_liver.experiment import Experiment, replace
-from tf_liver.files import sha256
-from tf_liver.runs import PACKAGES, SUMMARY, Run
+from tf_liver.files import read_json, sha256
+from tf_liver.records import RunSplit, Summary
+from tf_liver.runs import PACKAGES, Run
 from tf_liver.serving.wire import signatures_of
 
 INPUT = {
@@ -43,7 +44,7 @@ def facts_of(run: Run, checkpoint: str, precision: str, xla: bool) -> dict[str, 
     experiment = run.experiment
     table = run.facts
     split = run.split
-    data = Path(table.get("data", ""))
+    data = run.data
     return {
         "model": run.path.resolve().name,
         "task": experiment.task,
@@ -101,7 +102,7 @@ def labels_of(experiment: Experiment) -> dict[int, str]:
     return {0: "background", 1: "liver"} if experiment.task == "liver" else dict(LABELS)
 
 
-def data_hash(data: Path, split: dict[str, Any]) -> str | None:
+def data_hash(data: Path, split: RunSplit) -> str | None:
     """Return a hash over names and sizes of the run's scans and labels; None where they lie here no more."""
     lines = []
     for case_id in sorted(split["train"] + split["held_out"]):
@@ -110,14 +111,20 @@ def data_hash(data: Path, split: dict[str, Any]) -> str | None:
             if not found:
                 return None
             lines.append(f"{folder}/{found[0].name} {found[0].stat().st_size}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+
+
+class Licence(TypedDict):
+    """What is read here of a dataset.json."""
+
+    licence: str
 
 
 def licence_of(data: Path) -> str:
     """Return the licence that the data's dataset.json states."""
     try:
-        return str(json.loads((data / "dataset.json").read_text())["licence"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(data / "dataset.json", Licence)["licence"]
+    except (OSError, ValueError):
         return NO_LICENCE
 
 
@@ -132,10 +139,10 @@ def scores_of(run: Run, checkpoint: str) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for path in sorted(run.path.glob("evaluation*/summary.json")):
-        summary = run.read_json(str(path.relative_to(run.path)), {**SUMMARY, "regions": dict[str, dict[str, Any]]})
+        summary = run.read_json(str(path.relative_to(run.path)), Summary, ("cases",))
         if summary.get("checkpoint") == checkpoint:
-            regions = summary.get("regions") or {"liver": summary}
-            beside = {name: summary[name] for name in BESIDE_SCORES if name in summary}
+            regions: dict[str, Any] = {**summary.get("regions", {})} or {"liver": summary}  # of before there were any
+            beside = {name: value for name, value in summary.items() if name in BESIDE_SCORES}
             found[path.parent.name] = beside | {
                 region: {score: v for score, v in scores.items() if isinstance(v, dict) and "mean" in v}
                 for region, scores in regions.items()

@@ -21,7 +21,7 @@ from tf_liver.data.cases import find_cases
 from tf_liver.data.nifti import read_volume
 from tf_liver.data.phantom import make_phantom
 from tf_liver.data.slices import THRESHOLD
-from tf_liver.runs import Run, RunError
+from tf_liver.runs import Run
 from tf_liver.serving.loader import LoadedModel, ServingError
 from tf_liver.serving.wire import SIGNATURES, decode_labels, example_inputs
 from tf_liver.volume.inference import labels_of
@@ -88,9 +88,7 @@ def slices_to_check(run: Run) -> tuple[np.ndarray, str]:
 
     Returns (SLICES or fewer, H, W) int16 HU.
     """
-    held_out, data = run.split["held_out"], Path(run.facts.get("data", ""))
-    if not held_out:
-        raise RunError(f"{run.path / 'split.json'}: held_out must name a case. Received: none")
+    held_out, data = run.split["held_out"], run.data
     case_id = held_out[0]
     try:
         case = next(case for case in find_cases(data) if case.case_id == case_id)

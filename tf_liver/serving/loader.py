@@ -6,6 +6,7 @@ and a session, with the graph's own optimiser, on whatever device TensorFlow fin
 
 import ctypes
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,7 @@ class LoadedModel:
         options = ctypes.c_void_p(self._tf.TF_NewSessionOptions())
         tags = (ctypes.c_char_p * 1)(b"serve")
         self._session = ctypes.c_void_p(
-            self._checked("LoadSessionFromSavedModel", options, None, str(folder).encode(), tags, 1, self._graph, None)
+            self._checked("LoadSessionFromSavedModel", options, None, os.fsencode(folder), tags, 1, self._graph, None)
         )
         self._tf.TF_DeleteSessionOptions(options)
 

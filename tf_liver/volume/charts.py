@@ -1,6 +1,6 @@
 """The charts of a report with their words: a caption, and what they show for those who do not see them."""
 
-import csv
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from tf_liver.cells import read_csv
+from tf_liver.data import DataWarning
 from tf_liver.volume import figures
 from tf_liver.volume.evaluation import Evaluation
 from tf_liver.volume.planes import Views
@@ -34,8 +36,7 @@ def charts(evaluation: Evaluation, run: Path | None) -> list[Chart]:
             found += _boxes(region, held, evaluation.figures_of(region))
         if len(rows) > 1:
             found += _bland_altman(region, rows)
-    log = run / "log.csv" if run else None
-    if log and log.is_file() and (columns := _read_log(log)):
+    if run and (columns := _read_log(run / "log.csv")):
         found.append(_curves(columns))
     return found
 
@@ -93,10 +94,15 @@ def _curves(log: dict[str, np.ndarray]) -> Chart:
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a log.csv; nothing where it holds no epoch."""
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    values = {k: np.array([known(row[k], np.nan) for row in rows]) for k in (rows[0] if rows else ())}
+    """Return the columns of a log.csv; nothing where it holds no epoch, or, with a warning, where it is damaged."""
+    try:
+        columns, rows = read_csv(path)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:  # the scores are worth more than the curves
+        warnings.warn(f"no learning curves: {error}", DataWarning, stacklevel=2)
+        return {}
+    values = {name: np.array([known(row[name], np.nan) for row in rows]) for name in columns if rows}
     return values if "epoch" in values else {}
 
 

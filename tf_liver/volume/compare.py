@@ -10,11 +10,12 @@ from scipy import stats
 
 from tf_liver import files
 from tf_liver.cells import read_csv
-from tf_liver.runs import SUMMARY
+from tf_liver.records import Summary
 from tf_liver.volume.intervals import METHOD, interval_of, limits_of, patient_means
 from tf_liver.volume.scores import TUMOUR_SCORES
 from tf_liver.volume.summary import holds_region
 from tf_liver.volume.tables import aligned
+from tf_liver.volume.words import known, number
 
 SIGNIFICANCE = 0.05
 # Of n differences all to one side, the exact two-sided p is 2 / 2ⁿ: with fewer pairs none can be significant.
@@ -157,13 +158,16 @@ def _read_metrics(folder: Path) -> Metrics:
     columns, rows = read_csv(path)
     if not {"case_id", "region"} <= set(columns):
         raise ValueError(f"{path}: must have columns case_id and region; evaluate again with this version")
+    if "reference_ml" not in columns:
+        raise ValueError(f"{path}: must have a column reference_ml. Received: {', '.join(columns)}")
     metrics: Metrics = {}
     for row in rows:
         key = row.pop("case_id"), row.pop("region")
-        try:
-            metrics[key] = {name: float(cell) if cell else math.nan for name, cell in row.items()}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: case {key[0]}: scores must be numbers: {error}") from error
+        if key in metrics:
+            raise ValueError(f"{path}: case {key[0]}: must have one row a region. Received: two of {key[1]}")
+        if bad := [f"{name} {cell!r}" for name, cell in row.items() if cell and number(cell) is None]:
+            raise ValueError(f"{path}: case {key[0]}: scores must be numbers. Received: {bad[0]}")
+        metrics[key] = {name: known(cell, math.nan) for name, cell in row.items()}
     if not metrics:
         raise ValueError(f"{path}: holds no case")
     return metrics
@@ -185,4 +189,4 @@ def _check_same_cases(first: Path, a: Metrics, second: Path, b: Metrics) -> None
 def _patients(folder: Path) -> dict[str, str]:
     """Return case_id → patient as the evaluation knows them; without them every case is a patient."""
     path = folder / "summary.json"
-    return files.read_json(path, SUMMARY).get("patients", {}) if path.is_file() else {}
+    return files.read_json(path, Summary).get("patients", {}) if path.is_file() else {}

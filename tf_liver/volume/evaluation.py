@@ -8,7 +8,7 @@ from typing import Any
 from tf_liver import files
 from tf_liver.cells import read_csv
 from tf_liver.data import LIVERS, DataError
-from tf_liver.runs import SUMMARY
+from tf_liver.records import Summary
 from tf_liver.volume.summary import figures_of_regions
 from tf_liver.volume.words import known, number
 
@@ -80,17 +80,17 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     try:
         _, rows = read_csv(folder / "metrics.csv")
-        summary = files.read_json(folder / "summary.json", SUMMARY, ("regions",))
-    except (FileNotFoundError, IsADirectoryError) as error:
+        summary: dict[str, Any] = {**files.read_json(folder / "summary.json", Summary, ("regions",))}
+    except FileNotFoundError as error:
         raise DataError(f"{folder}: not an evaluation folder: {Path(error.filename).name} is missing") from error
     except ValueError as error:
         raise DataError(str(error)) from error
-    whole = all(None not in row and None not in row.values() for row in rows)
-    if not rows or not whole or not {"case_id", "region", "dice"} <= rows[0].keys():
-        found = ", ".join(map(str, rows[0])) if rows else "no rows"
+    if not rows or not {"case_id", "region", "dice"} <= rows[0].keys():
+        found = ", ".join(rows[0]) if rows else "no rows"
         raise DataError(
             f"{folder / 'metrics.csv'}: must hold whole rows with case_id, region and dice. Received: {found}"
         )
+    _check_cases(folder / "metrics.csv", rows, summary)
     try:
         for row in rows:
             row.setdefault("note", _note(row))
@@ -104,6 +104,16 @@ def read_evaluation(folder: Path) -> Evaluation:
     return evaluation
 
 
+def _check_cases(path: Path, rows: list[dict[str, str]], summary: dict[str, Any]) -> None:
+    """Refuse rows that are there twice, and fewer cases than summary.json counts."""
+    keys = [(row["case_id"], row["region"]) for row in rows]
+    if len(set(keys)) < len(keys):
+        case_id, region = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{path}: a case must have one row a region. Received: two of {case_id}, {region}")
+    if (found := len({case_id for case_id, _ in keys})) < summary.get("cases", 0):
+        raise DataError(f"{path}: must hold the {summary['cases']} cases of summary.json. Received: {found}")
+
+
 def _figures_of_rows(evaluation: Evaluation) -> dict[str, Any]:
     """Return what `figures_of_regions` says of the rows of metrics.csv, for the scores that apply to a region."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
@@ -113,8 +123,7 @@ def _figures_of_rows(evaluation: Evaluation) -> dict[str, Any]:
             row["case_id"]: {name: known(row[name], math.nan) for name in row if name in names and _applies(name, row)}
             for row in evaluation.of_region(region)
         }
-    patients = evaluation.summary.get("patients")
-    patients = patients if isinstance(patients, dict) else {}
+    patients = evaluation.summary.get("patients", {})
     return figures_of_regions(rows, {c: patients.get(c, c) for of_region in rows.values() for c in of_region})
 
 

@@ -178,6 +178,7 @@ def dice_along(name: str, profiles: Mapping[str, Profile], shown: Sequence[int])
 def _say(axes: Axes, text: str, where: tuple[float, float], side: str, rise: float = 0) -> None:
     """Write a case's name beside its point; `side` is where the text begins or ends."""
     shift = 3 if side == "left" else -3
+    text = text.encode(errors="replace").decode()  # FreeType refuses what is left of names that are no UTF-8
     axes.annotate(text, where, (shift, rise), textcoords="offset points", ha=side, va="center", fontsize=7.5)
 
 
