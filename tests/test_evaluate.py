@@ -260,3 +260,22 @@ def test_compare_finds_the_evaluations_of_runs(evaluated, tmp_path, capsys):
     assert "equal" in out
     assert (tmp_path / "out" / "compare.json").is_file()
     assert "no evaluation: metrics.csv is missing" in run(capsys, "--compare", *runs, "--checkpoint", "last")[2]
+
+
+def test_placeholder_spacing_is_said_on_the_screen_in_the_summary_and_in_the_report(tmp_path, capsys):
+    """As `predict` says it: a reader of millilitres must know that they mean nothing."""
+    rng = np.random.default_rng(0)
+    for case_id, affine in (("real", np.diag([0.7, 0.8, 2.5, 1])), ("bare", np.eye(4))):
+        label = np.zeros((20, 22, 6), np.uint8)
+        label[5:12, 6:14, 1:5] = 1
+        image = (rng.normal(0, 20, label.shape) + 100 * label).astype(np.int16)
+        write_nifti(tmp_path / "data" / "imagesTr" / f"{case_id}.nii.gz", image, affine)
+        write_nifti(tmp_path / "data" / "labelsTr" / f"{case_id}.nii.gz", label, affine)
+    line = ["--against", tmp_path / "data" / "labelsTr", "--data", tmp_path / "data", "--output", tmp_path / "out"]
+    assert evaluate.main([*map(str, line), "--workers", "1"]) == 0
+    assert "placeholder spacing, so millilitres and millimetres mean nothing: bare\n" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["placeholder_spacing"] == {"bare": "identity affine with 1 mm spacing"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Millilitres and millimetres mean nothing: 1" in page
+    assert "<b>bare</b>: identity affine with 1 mm spacing" in page

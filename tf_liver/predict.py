@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     remote = server_model(options) if options.server else None
     first = remote.experiment() if remote else runs[0].experiment
-    start, done, slices = time.perf_counter(), 0, 0
+    start, done, doubted, slices = time.perf_counter(), 0, 0, 0
 
     def loaded() -> Any:
         nonlocal start
@@ -98,12 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {one_line(one.error)}", file=sys.stderr)
             continue
         done, slices = done + 1, slices + one.slices
+        doubted += bool(one.statistics["warnings"])
         print(f"{one.output}: {in_words(one.statistics)}", flush=True)
         for warning in one.statistics["warnings"]:
             print(f"warning: {one.scan}: {warning}", file=sys.stderr)
     seconds = time.perf_counter() - start
     speed = f"{done / seconds:.2f} scans/s, {slices / seconds:.0f} slices/s"
-    print(f"{done} of {len(scans)} scans done in {seconds:.1f} s: {speed}")
+    warned = f" ({doubted} with warnings)" if doubted else ""
+    print(f"{done} of {len(scans)} scans done{warned} in {seconds:.1f} s: {speed}")
     return DONE if done == len(scans) else FAILED if done else REFUSED
 
 

@@ -65,6 +65,7 @@ class Summary(TypedDict, total=False):
     interval: str
     patients: dict[str, str]
     failed: dict[str, str]
+    placeholder_spacing: dict[str, str]
     regions: dict[str, dict[str, Figures]]
     cases_with_region: dict[str, int]
     false_positives: dict[str, Claims]

@@ -118,6 +118,15 @@ def test_row_81_shifted_hu_are_named_with_what_takes_it_off(tmp_path, offset):
     assert f"--hu-offset {-offset}" in said
 
 
+@pytest.mark.parametrize("padding", [-1024, -2048])
+def test_row_81_padding_below_air_hides_no_offset(tmp_path, padding):
+    volume, labels = a_body(tmp_path)
+    voxels = volume.voxels + np.int16(1024)
+    voxels[:, :3] = padding
+    moved = read_volume(write_nifti(tmp_path / "m.nii", voxels, np.diag([4, 4, 4, 1])))
+    assert "HU look shifted by +1024" in " ".join(statistics(moved, labels, tumours=False)["warnings"])
+
+
 def test_row_82_a_label_map_is_no_image_and_a_ct_is(tmp_path):
     volume, labels = a_body(tmp_path)
     require_image(volume.voxels, "body.nii")

@@ -47,16 +47,19 @@ def odd_values(voxels: np.ndarray) -> Iterator[str]:
 
 
 def _offset(voxels: np.ndarray) -> int:
-    """Return what has been added to the HU, ±OFFSET_HU, or 0: where soft tissue lies, and how far down air reaches."""
+    """Return what has been added to the HU, about ±OFFSET_HU, or 0: by where soft tissue lies, and what lies below it.
+
+    Below soft tissue a CT holds lung, bowel gas and the edges of the body; padding and shifted air leave a gap there.
+    """
     some = voxels[::4, ::4, :: max(1, voxels.shape[2] // 64)]
+
+    def share(low: int, high: int) -> float:
+        return float(np.count_nonzero((some > low) & (some < high))) / some.size
+
     low, high = SOFT_HU
-
-    def share(shift: int) -> float:
-        return float(np.count_nonzero((some > low + shift) & (some < high + shift))) / some.size
-
-    if voxels.min() >= -100 and share(OFFSET_HU) > 0.1 and share(OFFSET_HU) > 2 * share(400):
+    if share(low + OFFSET_HU, high + OFFSET_HU) > 0.1 and share(-900, low) < 0.002:
         return OFFSET_HU
-    if voxels.min() < -OFFSET_HU - 800 and share(0) < 0.02 and share(-OFFSET_HU) > 0.1:
+    if share(low, high) < 0.02 and share(low - OFFSET_HU, high - OFFSET_HU) > 0.1 and voxels.min() < -OFFSET_HU - 800:
         return -OFFSET_HU
     return 0
 

@@ -138,10 +138,15 @@ def view_or_say_why(job: tuple[str, Case | None, Path, Mapping[str, Sequence[int
 
 
 def _wanted(scan: _Scan) -> list[tuple[int, int]]:
-    """Return (axis, number of slices) for the planes in which a scan of a few slices is more than a line."""
+    """Return (axis, number of slices) for the planes in which a scan of a few slices is more than a line.
+
+    The axial one is always shown: a scan may be tiny, by its header or in truth.
+    """
     size_mm = np.multiply(scan.hu.shape, scan.spacing_mm)
     numbers = {2: AXIAL_SLICES, 1: 1, 0: 1}
-    return [(axis, number) for axis, number in numbers.items() if np.delete(size_mm, axis).min() >= THINNEST_MM]
+    return [
+        (axis, number) for axis, number in numbers.items() if axis == 2 or np.delete(size_mm, axis).min() >= THINNEST_MM
+    ]
 
 
 def worst_slices(wrong: np.ndarray, labelled: np.ndarray, number: int, spacing_mm: float) -> list[int]:

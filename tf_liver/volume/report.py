@@ -47,6 +47,7 @@ def write_report(folder: Path, cases: Sequence[Case], run: Path | None) -> Path:
         title=sections.title(evaluation.summary),
         facts=sections.facts(evaluation.summary),
         failed=evaluation.summary.get("failed") or {},
+        placeholders=evaluation.summary.get("placeholder_spacing") or {},
         regions=[Region.of(evaluation, region, anchors) for region in evaluation.regions],
         interval=evaluation.summary.get("interval", ""),
         by_id={case.case_id: case for case in shown},

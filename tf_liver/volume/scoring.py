@@ -11,6 +11,7 @@ from tf_liver.command import one_line
 from tf_liver.data import LIVERS, TUMOUR, DataError
 from tf_liver.data.cases import Case
 from tf_liver.data.nifti import Volume, check_same_grid, read_label, read_volume
+from tf_liver.data.verification import placeholder
 from tf_liver.data.write import write_label_map
 from tf_liver.processes import in_processes
 from tf_liver.progress import track
@@ -21,13 +22,17 @@ from tf_liver.volume.scores import Counts, RegionScores, crop, score_region
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What came out of one case: a row and voxel counts a region, and its lesions; or why it could not be scored."""
+    """What came out of one case: a row and voxel counts a region, and its lesions; or why it could not be scored.
+
+    placeholder: why its millilitres and millimetres mean nothing, where they do.
+    """
 
     case: Case
     rows: Mapping[str, RegionScores] = field(default_factory=dict)
     counts: Mapping[str, Counts] = field(default_factory=dict)
     lesions: Lesions | None = None
     claims_tumour: bool = False
+    placeholder: str | None = None
     error: str = ""
 
 
@@ -90,7 +95,7 @@ def _scored(case: Case, reference: Volume, prediction: np.ndarray, liver: str) -
         burden_reference=tumour_burden(true),
         burden_prediction=tumour_burden(claimed),
     )
-    return CaseResult(case, rows, counts, lesions, bool(counts["tumour"].prediction))
+    return CaseResult(case, rows, counts, lesions, bool(counts["tumour"].prediction), placeholder(reference))
 
 
 def read_prediction(folder: Path, case_id: str, reference: Volume) -> np.ndarray:

@@ -27,6 +27,7 @@ _SHOWN_ELSEWHERE = {
     "regions",
     "failed",
     "patients",
+    "placeholder_spacing",
 }
 
 

@@ -35,6 +35,7 @@ def summarise(results: Sequence[CaseResult], unsegmented: Mapping[str, str]) -> 
         "cases": len(done),
         "failed": {**unsegmented, **{result.case.case_id: result.error for result in results if result.error}},
         "patients": patients,
+        "placeholder_spacing": {result.case.case_id: result.placeholder for result in done if result.placeholder},
         "interval": METHOD,
         "conventions": CONVENTIONS,
         **figures_of_regions(rows, patients),

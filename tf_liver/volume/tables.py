@@ -66,8 +66,11 @@ def to_json(summary: dict[str, Any]) -> str:
 
 
 def summary_lines(summary: dict[str, Any]) -> str:
-    """Return a line a region with what a reader looks for first."""
-    return "\n".join(_summary_line(name, summary) for name in summary["regions"])
+    """Return a line a region with what a reader looks for first, and one of what to doubt."""
+    lines = [_summary_line(name, summary) for name in summary["regions"]]
+    if doubtful := summary.get("placeholder_spacing"):
+        lines.append(f"placeholder spacing, so millilitres and millimetres mean nothing: {', '.join(doubtful)}")
+    return "\n".join(lines)
 
 
 def _summary_line(region: str, summary: dict[str, Any]) -> str:
