@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"warning: {one.scan}: {warning}", file=sys.stderr)
     seconds = time.perf_counter() - start
     speed = f"{done / seconds:.2f} scans/s, {slices / seconds:.0f} slices/s"
-    warned = f" ({doubted} with warnings)" if doubted else ""
-    print(f"{done} of {len(scans)} scans done{warned} in {seconds:.1f} s: {speed}")
+    warned = f"; {doubted} with warnings" if doubted else ""
+    print(f"{done} of {len(scans)} scans done in {seconds:.1f} s: {speed}{warned}")
     return DONE if done == len(scans) else FAILED if done else REFUSED
 
 
